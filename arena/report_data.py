@@ -1,0 +1,211 @@
+"""Say what a study's votes show: comparisons with their uncertainty, and in words what to beware of."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from arena import caveats
+from arena.catalogue import system_label
+from arena.models import Assignment, Enrolment, Import, Pair, Study, StudyPrompt, Vote
+from arena.preference import ClusteredError, Preference, clustered_se, count_outcomes, gsb_ratio
+from arena.studies import get_study
+from arena.tally import (
+    CountRow,
+    VoteRow,
+    collected_votes,
+    imported_counts,
+    imported_votes,
+    systems_by_id,
+)
+
+Key = tuple[int, int, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A candidate against a competitor on one criterion."""
+
+    candidate: str
+    competitor: str
+    criterion: str
+    source: str
+    preference: Preference
+    clustered: ClusteredError | None
+    published_ratio: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the row of a report, as plain JSON values."""
+        shown = self.preference
+        notes = list(shown.notes)
+        if (note := caveats.printed_ratio_note(shown.ratio, self.published_ratio)) is not None:
+            notes.append(note)
+        return {
+            "candidate": self.candidate,
+            "competitor": self.competitor,
+            "criterion": self.criterion,
+            "source": self.source,
+            "good": shown.good,
+            "same": shown.same,
+            "bad": shown.bad,
+            "n": shown.n,
+            "ratio": shown.ratio,
+            "se_log_ratio": shown.se_log_ratio,
+            "interval": None if shown.interval is None else list(shown.interval),
+            "level": shown.level,
+            "interval_method": shown.interval_method,
+            "tie_share": shown.tie_share,
+            "good_over_bad": shown.good_over_bad,
+            "net_preference": shown.net_preference,
+            "half_tie_share": shown.half_tie_share,
+            "bound": shown.bound,
+            "sign_test_p": shown.sign_test_p,
+            "outcome": shown.outcome,
+            "published_ratio": self.published_ratio,
+            "notes": notes,
+        }
+
+
+def study_report(session: Session, slug: str) -> dict[str, Any]:
+    """Return everything a report says about a study, as plain JSON values.
+
+    Only votes of people count, and only those of evaluators who were not excluded; the rest is counted in
+    ``data_origin``. A number that cannot be computed is None, and ``outcome`` or ``notes`` say why.
+
+    Raises:
+        StudyError: There is no such study.
+    """
+    study = get_study(session, slug)
+    votes = collected_votes(session, study) if study.kind == "arena" else imported_votes(session, study)
+    counts = imported_counts(session, study)
+    level = 1 - float(study.protocol.get("alpha", 0.05))
+    comparisons = _compare_counts(session, counts, level) + _compare_votes(session, votes, study, level)
+    imports = list(session.scalars(select(Import).where(Import.study_id == study.id).order_by(Import.id)))
+    origin = _origin(study, votes, counts, imports)
+    design = _design(session, study, votes, comparisons)
+    rows = [comparison.to_dict() for comparison in comparisons]
+    warnings = [
+        *caveats.about_origin(origin),
+        *caveats.about_design(study, design, rows),
+        *caveats.about_imports(imports),
+        *caveats.about_uncertainty(study, rows, [comparison.clustered for comparison in comparisons]),
+        *caveats.about_repeats(votes),
+        *caveats.about_order(rows),
+    ]
+    return {
+        "study": study.slug,
+        "kind": study.kind,
+        "state": study.state,
+        "data_origin": origin,
+        "design": design,
+        "comparisons": rows,
+        "warnings": warnings,
+    }
+
+
+def _compare_counts(session: Session, counts: list[CountRow], level: float) -> list[Comparison]:
+    systems = systems_by_id(session)
+    return [
+        Comparison(
+            candidate=system_label(systems[row.candidate]),
+            competitor=system_label(systems[row.competitor]),
+            criterion=row.criterion,
+            source="counts",
+            preference=gsb_ratio(row.good, row.same, row.bad, level=level),
+            clustered=None,
+            published_ratio=row.published_ratio,
+        )
+        for row in counts
+        if row.origin == "human"
+    ]
+
+
+def _compare_votes(session: Session, votes: list[VoteRow], study: Study, level: float) -> list[Comparison]:
+    systems = systems_by_id(session)
+    grouped: dict[Key, list[VoteRow]] = {}
+    for vote in votes:
+        if vote.origin == "human" and not vote.excluded:
+            grouped.setdefault((vote.candidate, vote.competitor, vote.criterion), []).append(vote)
+    comparisons = []
+    for (candidate, competitor, criterion), rows in grouped.items():
+        preference, clustered = _compare_group(rows, str(study.protocol.get("estimand", "two-way")), level)
+        comparisons.append(
+            Comparison(
+                candidate=system_label(systems[candidate]),
+                competitor=system_label(systems[competitor]),
+                criterion=criterion,
+                source="votes",
+                preference=preference,
+                clustered=clustered,
+                published_ratio=None,
+            )
+        )
+    return comparisons
+
+
+def _compare_group(
+    rows: list[VoteRow], estimand: str, level: float
+) -> tuple[Preference, ClusteredError | None]:
+    outcomes = np.array([row.outcome for row in rows], np.int64)
+    good, same, bad = count_outcomes(outcomes)
+    clustered = None
+    if good + bad > 0 and good + same > 0 and bad + same > 0:
+        evaluators = [row.evaluator for row in rows]
+        prompts = [row.prompt for row in rows]
+        clustered = clustered_se(
+            outcomes,
+            None if None in evaluators else evaluators,
+            None if None in prompts or estimand == "evaluator" else prompts,
+        )
+    return gsb_ratio(good, same, bad, level=level, clustered=clustered), clustered
+
+
+def _origin(
+    study: Study, votes: list[VoteRow], counts: list[CountRow], imports: list[Import]
+) -> dict[str, Any]:
+    tallied = Counter(vote.origin for vote in votes if not vote.excluded)
+    for row in counts:
+        tallied[row.origin] += row.good + row.same + row.bad
+    imported = "imported counts" if counts else "imported votes"
+    return {
+        "votes": "collected here" if study.kind == "arena" else imported,
+        "human": tallied["human"],
+        "simulated": tallied["simulated"],
+        "automatic": tallied["automatic"],
+        "excluded": sum(vote.excluded for vote in votes),
+        "sources": [{"file": item.source, "sha256": item.sha256, "kind": item.kind} for item in imports],
+    }
+
+
+def _design(
+    session: Session, study: Study, votes: list[VoteRow], comparisons: list[Comparison]
+) -> dict[str, Any]:
+    counted = [vote for vote in votes if vote.origin == "human" and not vote.excluded]
+    evaluators = {vote.evaluator for vote in counted} - {None}
+    prompts = {vote.prompt for vote in counted} - {None}
+    observed: dict[str, Any] = {
+        "votes": sum(comparison.preference.n for comparison in comparisons),
+        "evaluators": len(evaluators) or None,
+        "prompts": len(prompts) or None,
+    }
+    planned: dict[str, Any] = dict(study.protocol)
+    if study.kind == "arena":
+        pairs, target = session.execute(
+            select(func.count(Pair.id), func.sum(Pair.target_votes)).where(Pair.study_id == study.id)
+        ).one()
+        planned |= {"pairs": pairs, "votes": (target or 0) * len(study.protocol["criteria"])}
+        planned["prompts"] = session.scalar(
+            select(func.count(StudyPrompt.prompt_id)).where(StudyPrompt.study_id == study.id)
+        )
+        observed["enrolled"] = session.scalar(
+            select(func.count(Enrolment.evaluator_id)).where(Enrolment.study_id == study.id)
+        )
+        observed["candidate_on_left"] = session.scalar(
+            select(func.count(Vote.id))
+            .join(Assignment, Assignment.id == Vote.assignment_id)
+            .where(Assignment.study_id == study.id, Vote.a_on_left, Vote.origin == "human", Vote.rev == 0)
+        )
+    return {"planned": planned, "observed": observed}

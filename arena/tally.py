@@ -1,0 +1,182 @@
+"""Gather the votes of a study, wherever they were cast, as plain rows."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, and_, func, select
+from sqlalchemy.orm import Session, aliased
+
+from arena.models import (
+    Assignment,
+    Enrolment,
+    ImportedVote,
+    Pair,
+    Prompt,
+    Study,
+    System,
+    Vote,
+    VoteCount,
+)
+
+OVERALL = "overall"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteRow:
+    """One vote: +1 good, 0 same, -1 bad for the candidate; unknown identifiers are None."""
+
+    candidate: int
+    competitor: int
+    criterion: str
+    outcome: int
+    evaluator: str | None
+    prompt: int | None
+    origin: str
+    excluded: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CountRow:
+    """Good, same and bad of one published row."""
+
+    candidate: int
+    competitor: int
+    criterion: str
+    good: int
+    same: int
+    bad: int
+    published_ratio: str | None
+    origin: str
+
+
+def latest_votes(study_id: int) -> Select[Any]:
+    """Select the votes of a study that count: the last revision of each task and criterion."""
+    later = aliased(Vote)
+    superseded = (
+        select(later.id)
+        .where(
+            later.assignment_id == Vote.assignment_id,
+            later.criterion == Vote.criterion,
+            later.rev > Vote.rev,
+        )
+        .exists()
+    )
+    return (
+        select(Vote)
+        .join(Assignment, Assignment.id == Vote.assignment_id)
+        .where(Assignment.study_id == study_id, ~superseded)
+        .order_by(Vote.id)
+    )
+
+
+def collected_votes(session: Session, study: Study) -> list[VoteRow]:
+    """Return the votes cast here on pairs of the main part of a study."""
+    query = (
+        latest_votes(study.id)
+        .join(Pair, Pair.id == Assignment.pair_id)
+        .join(
+            Enrolment,
+            and_(
+                Enrolment.study_id == Assignment.study_id, Enrolment.evaluator_id == Assignment.evaluator_id
+            ),
+        )
+        .where(Pair.kind == "main")
+        .with_only_columns(
+            Pair.system_a,
+            Pair.system_b,
+            Vote.criterion,
+            Vote.outcome,
+            Vote.evaluator_id,
+            Pair.prompt_id,
+            Vote.origin,
+            Enrolment.state,
+        )
+    )
+    return [
+        VoteRow(
+            candidate=row[0],
+            competitor=row[1],
+            criterion=row[2],
+            outcome=row[3],
+            evaluator=str(row[4]),
+            prompt=row[5],
+            origin=row[6],
+            excluded=row[7] == "excluded",
+        )
+        for row in session.execute(query)
+    ]
+
+
+def imported_votes(session: Session, study: Study) -> list[VoteRow]:
+    """Return the votes that were imported into a study, in the order of their lines."""
+    query = (
+        select(
+            ImportedVote.candidate_id,
+            ImportedVote.competitor_id,
+            ImportedVote.criterion,
+            ImportedVote.outcome,
+            ImportedVote.evaluator,
+            ImportedVote.prompt_id,
+            ImportedVote.origin,
+        )
+        .where(ImportedVote.study_id == study.id)
+        .order_by(ImportedVote.import_id, ImportedVote.line)
+    )
+    names = ("candidate", "competitor", "criterion", "outcome", "evaluator", "prompt", "origin")
+    rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in session.execute(query)]
+    return [VoteRow(**row) for row in rows]
+
+
+def imported_counts(session: Session, study: Study) -> list[CountRow]:
+    """Return the counts that were imported into a study, in the order of their lines."""
+    counts = session.scalars(
+        select(VoteCount).where(VoteCount.study_id == study.id).order_by(VoteCount.import_id, VoteCount.line)
+    )
+    return [
+        CountRow(
+            candidate=row.candidate_id,
+            competitor=row.competitor_id,
+            criterion=row.criterion,
+            good=row.good,
+            same=row.same,
+            bad=row.bad,
+            published_ratio=row.published_ratio,
+            origin=row.origin,
+        )
+        for row in counts
+    ]
+
+
+def count_human_votes(session: Session, study: Study) -> int:
+    """Count the votes of people on the overall criterion, cast here or imported."""
+    conditions = (ImportedVote.study_id == study.id, ImportedVote.origin == "human")
+    brought = session.scalar(
+        select(func.count(ImportedVote.id)).where(*conditions, ImportedVote.criterion == OVERALL)
+    )
+    counted = session.scalar(
+        select(func.sum(VoteCount.good + VoteCount.same + VoteCount.bad)).where(
+            VoteCount.study_id == study.id, VoteCount.origin == "human", VoteCount.criterion == OVERALL
+        )
+    )
+    cast_here = session.scalar(
+        select(func.count(Vote.id))
+        .join(Assignment, Assignment.id == Vote.assignment_id)
+        .where(
+            Assignment.study_id == study.id,
+            Vote.origin == "human",
+            Vote.criterion == OVERALL,
+            Vote.rev == 0,
+        )
+    )
+    return (brought or 0) + (counted or 0) + (cast_here or 0)
+
+
+def prompt_texts(session: Session, ids: set[int]) -> dict[int, str]:
+    """Return the texts of prompts by identifier."""
+    rows = session.execute(select(Prompt.id, Prompt.text).where(Prompt.id.in_(ids)))
+    return {row[0]: row[1] for row in rows}
+
+
+def systems_by_id(session: Session) -> dict[int, System]:
+    """Return every system by identifier."""
+    return {system.id: system for system in session.scalars(select(System))}

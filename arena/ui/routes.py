@@ -1,0 +1,322 @@
+"""The arena's own HTTP routes: joining, tasks, votes and clips.
+
+A browser proves who it is by an HttpOnly cookie which holds the evaluator's token. Requests that change
+anything must be JSON and carry the header ``X-Arena``, which no foreign page can send. Answers name nothing
+but this person's own task: no system, no pair, no file. Messages to voters are written here, never taken from
+an exception, whose text may name a study or a system.
+"""
+
+import hashlib
+import html
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from arena import assignment, media, studies, voting
+from arena.errors import ArenaError, StudyError, VoteRefused
+from arena.models import Enrolment
+from arena.ui.service import ORGANISER_COOKIE, VOTER_COOKIE, Service
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 16 * 1024
+CHUNK_BYTES = 256 * 1024
+POSTGRESQL_WRITERS = 16
+COOKIE_SECONDS = 30 * 24 * 3600
+TOKEN = re.compile(r"[A-Za-z0-9_-]{16,64}")
+NONCE = re.compile(r"[a-z2-7]{26}")
+BYTE_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+NO_STORE = {"Cache-Control": "no-store"}
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+B = TypeVar("B", bound=BaseModel)
+
+
+class Refusal(Exception):  # noqa: N818 (an answer to a request, not a failure of ours)
+    """A request which gets an error answer: HTTP status and one sentence for the person."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = headers
+
+
+class VoteBody(BaseModel):
+    """What a browser sends for one vote; times are milliseconds."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    assignment: str = Field(pattern=r"^[a-z2-7]{26}$")
+    choice: Literal["left", "same", "right"]
+    client_token: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
+    rt_ms: int = Field(ge=0, lt=2**31)
+    watched_left_ms: int = Field(ge=0, lt=2**31)
+    watched_right_ms: int = Field(ge=0, lt=2**31)
+    comment: str = Field(default="", max_length=2000)
+
+
+class RegisterBody(BaseModel):
+    """What a browser sends to join without an invitation."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    code: str = Field(default="", max_length=100)
+
+
+def build_routes(service: Service) -> list[BaseRoute]:
+    """Build the routes over one service; Streamlit's own routes come after them."""
+    routes = ArenaRoutes(service)
+    return [
+        Route("/join/{token}", _answering(routes.join), methods=["GET"]),
+        Route("/organiser/{token}", _answering(routes.organiser), methods=["GET"]),
+        Route("/api/register", _answering(routes.register), methods=["POST"]),
+        Route("/api/task", _answering(routes.task), methods=["POST"]),
+        Route("/api/vote", _answering(routes.vote), methods=["POST"]),
+        Route(
+            "/api/{path:path}", _answering(routes.nothing), methods=["GET", "POST", "PUT", "PATCH", "DELETE"]
+        ),
+        Route("/clips/{nonce}", _answering(routes.clip), methods=["GET"]),
+    ]
+
+
+class ArenaRoutes:
+    """The endpoints; each takes a request and returns an answer or raises ``Refusal``."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        # SQLite has one writer, and writers that meet there wait by sleeping: a queue is fairer and faster.
+        on_sqlite = service.database.engine.dialect.name == "sqlite"
+        self._writers = CapacityLimiter(1 if on_sqlite else POSTGRESQL_WRITERS)
+
+    async def join(self, request: Request) -> Response:
+        """Exchange a personal link for a cookie, so that the token leaves the address bar at once."""
+        token = str(request.path_params["token"])
+        if await run_in_threadpool(self._enrolment, token) is None:
+            return _page(
+                403, "This link does not work", "It may be mistyped, expired or withdrawn. Ask for a new one."
+            )
+        return self._with_cookie(
+            RedirectResponse("/", status_code=303, headers=NO_STORE), VOTER_COOKIE, token
+        )
+
+    async def organiser(self, request: Request) -> Response:
+        """Exchange the organiser's link for a cookie which opens the results page."""
+        token = str(request.path_params["token"])
+        if not self.service.is_organiser(token):
+            return _page(
+                403, "This link does not work", "The organiser's link is printed when the arena starts."
+            )
+        answer = RedirectResponse("/?view=results", status_code=303, headers=NO_STORE)
+        return self._with_cookie(answer, ORGANISER_COOKIE, token)
+
+    async def register(self, request: Request) -> Response:
+        """Enrol whoever may join the served study by themselves; somebody enrolled stays who they are."""
+        body = await _body(request, RegisterBody)
+        if await run_in_threadpool(self._enrolment, request.cookies.get(VOTER_COOKIE)) is not None:
+            return _json({"joined": True})
+        if not self.service.may_register(body.code.strip()):
+            raise Refusal(403, "This code is not the right one. Please check it and try again.")
+        try:
+            token = await to_thread.run_sync(self._enrol, limiter=self._writers)
+        except StudyError as error:
+            logger.info("registration refused: %s", error)
+            raise Refusal(409, "This study takes no new participants at the moment.") from error
+        return self._with_cookie(_json({"joined": True}), VOTER_COOKIE, token)
+
+    async def task(self, request: Request) -> Response:
+        """Answer with this person's open task, leasing one where there is none."""
+        await _body(request, _Nothing)
+        return _json(await self._write(self._standing, request))
+
+    async def vote(self, request: Request) -> Response:
+        """Store a vote, then answer with what was stored and with the next task."""
+        body = await _body(request, VoteBody)
+        return _json(await self._write(self._vote, request, body))
+
+    async def clip(self, request: Request) -> Response:
+        """Stream one clip of this person's task, whole or by a single byte range."""
+        nonce = str(request.path_params["nonce"])
+        sha256, size = await run_in_threadpool(self._find_clip, request.cookies.get(VOTER_COOKIE), nonce)
+        asked = _requested_range(request.headers.get("range"), size)
+        start, stop = asked or (0, size)
+        headers = {
+            "Accept-Ranges": "bytes",
+            "Cache-Control": "private, max-age=3600",
+            "Content-Length": str(stop - start),
+        }
+        if asked:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        chunks = self._chunks(sha256, start, stop)
+        return StreamingResponse(chunks, 206 if asked else 200, headers=headers, media_type="video/mp4")
+
+    async def nothing(self, request: Request) -> Response:
+        """Answer for every other address under ``/api``."""
+        raise Refusal(404, "There is nothing here.")
+
+    async def _write(
+        self, work: Callable[..., dict[str, Any]], request: Request, *more: object
+    ) -> dict[str, Any]:
+        """Run ``work`` with the voter's token, taking turns with other writers."""
+        return await to_thread.run_sync(work, request.cookies.get(VOTER_COOKIE), *more, limiter=self._writers)
+
+    def _enrolment(self, token: str | None) -> Enrolment | None:
+        if token is None or not TOKEN.fullmatch(token):
+            return None
+        try:
+            with self.service.database.reading() as session:
+                return studies.find_enrolment(session, token)
+        except StudyError as error:
+            logger.info("enrolment refused: %s", error)
+            return None
+
+    def _enrol(self) -> str:
+        with self.service.database.session() as session:
+            return studies.enrol(session, self.service.study).token
+
+    def _standing(self, token: str | None) -> dict[str, Any]:
+        """Say where this person stands: sign-in, vote (with the task), done, or stopped with a sentence."""
+        enrolment = self._enrolment(token)
+        if token is None or enrolment is None:
+            return {"state": "sign-in", "registration": self.service.registration}
+        common = {
+            "voter": hashlib.sha256(f"outbox {token}".encode()).hexdigest()[:16],
+            "question": str(enrolment.study.protocol.get("question", "")),
+        }
+        if enrolment.study.state != "open":
+            return common | {"state": "stopped", "message": _stopped_message(enrolment.study.state)}
+        try:
+            task = assignment.lease(self.service.database, token)
+        except StudyError as error:
+            logger.info("no task given: %s", error)
+            return common | {"state": "stopped", "message": "You cannot vote in this study at the moment."}
+        if task is None:
+            return common | {"state": "done"}
+        shown = {
+            "assignment": task.assignment,
+            "prompt": task.prompt,
+            "left": f"/clips/{task.left}",
+            "right": f"/clips/{task.right}",
+            "done": task.done,
+            "remaining": task.remaining,
+        }
+        return common | {"state": "vote", "task": shown}
+
+    def _vote(self, token: str | None, body: VoteBody) -> dict[str, Any]:
+        if token is None or self._enrolment(token) is None:
+            raise Refusal(401, "Please open your personal link again, then your choice will be sent.")
+        try:
+            receipt = voting.submit(self.service.database, token=token, **body.model_dump())
+        except VoteRefused as error:
+            logger.info("vote refused: %s", error)
+            raise Refusal(
+                409, "This choice came too late or was not yours to make. Here is your next pair."
+            ) from error
+        stored = {"assignment": receipt.assignment, "choice": receipt.choice, "new": receipt.new}
+        return {"stored": stored} | self._standing(token)
+
+    def _find_clip(self, token: str | None, nonce: str) -> tuple[str, int]:
+        try:
+            if token is None or not TOKEN.fullmatch(token) or not NONCE.fullmatch(nonce):
+                raise StudyError("no such clip")
+            with self.service.database.reading() as session:
+                sha256 = assignment.clip(session, token, nonce)
+                return sha256, media.size(session, sha256)
+        except ArenaError as error:
+            raise Refusal(404, "There is no such clip for you.") from error
+
+    def _chunks(self, sha256: str, start: int, stop: int) -> Iterator[bytes]:
+        for first in range(start, stop, CHUNK_BYTES):
+            with self.service.database.reading() as session:
+                chunk = media.read(session, sha256, first, min(first + CHUNK_BYTES, stop))
+            yield chunk
+
+    def _with_cookie(self, answer: Response, name: str, value: str) -> Response:
+        answer.set_cookie(
+            name,
+            value,
+            max_age=COOKIE_SECONDS,
+            httponly=True,
+            samesite="lax",
+            secure=self.service.secure_cookies,
+        )
+        return answer
+
+
+class _Nothing(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+def _answering(endpoint: Endpoint) -> Endpoint:
+    """Turn refusals and database trouble into JSON with one sentence, never a traceback."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except Refusal as refusal:
+            return _json({"error": str(refusal)}, refusal.status, refusal.headers)
+        except (ArenaError, SQLAlchemyError):
+            logger.exception("no answer for %s", request.url.path.split("/")[1])
+            sentence = "The arena cannot reach its records just now. Nothing is lost; it will be tried again."
+            return _json({"error": sentence}, 503, {"Retry-After": "1"})
+
+    return answer
+
+
+async def _body(request: Request, model: type[B]) -> B:
+    if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
+        raise Refusal(415, "Requests must be application/json.")
+    if "x-arena" not in request.headers:
+        raise Refusal(403, "Requests must come from the arena's own page.")
+    received = bytearray()
+    async for chunk in request.stream():
+        received += chunk
+        if len(received) > MAX_BODY_BYTES:
+            raise Refusal(413, f"Requests may hold at most {MAX_BODY_BYTES} bytes.")
+    try:
+        return model.model_validate_json(bytes(received))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise Refusal(400, f"{where}: {first['msg']}") from error
+
+
+def _requested_range(header: str | None, size: int) -> tuple[int, int] | None:
+    """Return the half-open byte range which a Range header asks of ``size`` bytes; None if it asks none."""
+    match = BYTE_RANGE.fullmatch((header or "").strip())
+    if match is None or match.group() == "bytes=-":
+        return None
+    first, last = match.groups()
+    if first:
+        start, stop = int(first), min(int(last) + 1, size) if last else size
+    else:
+        start, stop = max(size - int(last), 0), size
+    if start >= stop:
+        raise Refusal(416, "The clip has no such bytes.", {"Content-Range": f"bytes */{size}"})
+    return start, stop
+
+
+def _stopped_message(state: str) -> str:
+    if state == "closed":
+        return "This study is closed. Thank you for your interest."
+    return "This study is not open at the moment. Please come back later; nothing you did is lost."
+
+
+def _json(
+    content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    return JSONResponse(dict(content), status, headers={**NO_STORE, **(headers or {})})
+
+
+def _page(status: int, title: str, sentence: str) -> HTMLResponse:
+    title, sentence = html.escape(title), html.escape(sentence)
+    style = "background:#757575;color:#fff;font:1.25rem/1.5 sans-serif;text-align:center;padding:20vh 1rem"
+    head = f"<!doctype html><html lang=en><title>{title}</title>"
+    document = f"{head}<body style='{style}'><h1>{title}</h1><p>{sentence}</p>"
+    return HTMLResponse(document, status, headers=NO_STORE)

@@ -1,0 +1,1 @@
+"""The harness: systems, prompts, runs, scores, studies and the report over all of them."""

@@ -1,0 +1,1 @@
+"""The ``magicvideo`` program: one module per command group; importing one imports nothing heavy."""

@@ -1,0 +1,269 @@
+"""``magicvideo score`` and ``magicvideo metrics``: automatic values of video files, no database."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evaluation.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from metrics.scorer import ScoreTable
+
+metrics_app = typer.Typer(help="List and explain the automatic metrics.", no_args_is_help=True)
+
+
+def score(
+    videos: Annotated[list[Path], typer.Argument(help="mp4 files, or folders of them.", show_default=False)],
+    metrics: Annotated[
+        str, typer.Option(help="Comma-separated names; see `magicvideo metrics list`.")
+    ] = "clip,fvd,temporal",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prompts: a .txt file with one per line in the order of the sorted files, or a .csv or "
+            ".jsonl file with fields file and prompt.",
+            show_default=False,
+        ),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Folder of real videos, for fvd and kvd.", show_default=False)
+    ] = None,
+    json_path: Annotated[
+        Path | None, typer.Option("--json", help="Write everything to this file.", show_default=False)
+    ] = None,
+    clip_model: Annotated[
+        str,
+        typer.Option(help="embedded, an open_clip architecture, local-dir:FOLDER or hf-hub:ORG/REPO."),
+    ] = "embedded",
+    clip_weights: Annotated[
+        str | None, typer.Option(help="Weight tag or file of an architecture.", show_default=False)
+    ] = None,
+    extractor: Annotated[str, typer.Option(help="Features of fvd and kvd: embedded or r3d_18.")] = "embedded",
+    extractor_weights: Annotated[
+        Path | None, typer.Option(help="Weight file of the extractor.", show_default=False)
+    ] = None,
+    temporal_sampling: Annotated[
+        str, typer.Option(help="Frames of the temporal family: native, uniform:N or fps:X.")
+    ] = "native",
+    device: Annotated[str, typer.Option(help="torch device of the models.")] = "cpu",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Score videos automatically; files that cannot be read are listed, and the rest is scored."""
+    from metrics.scorer import ScoreOptions, score_videos
+
+    paths = find_videos(videos)
+    texts = read_prompts(prompts, paths) if prompts else None
+    options = ScoreOptions(
+        clip_model=clip_model,
+        clip_pretrained=clip_weights,
+        extractor=extractor,
+        extractor_weights=extractor_weights,
+        temporal_sampling=temporal_sampling,
+        device=_device(device),
+    )
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    if not names:
+        raise EvaluationError("--metrics names no metric; see `magicvideo metrics list`")
+    if json_path is not None:
+        _check_writable(json_path)
+    table = score_videos(
+        paths,
+        texts,
+        names,
+        reference_paths=find_videos([reference]) if reference else None,
+        options=options,
+        progress=not quiet,
+    )
+    _show(table)
+    if json_path is not None:
+        _write_json(json_path, table.to_dict())
+    if table.failures:
+        raise typer.Exit(1)
+
+
+@metrics_app.command("list")
+def list_metrics(as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
+    """List every metric with its direction, unit and needs."""
+    from dataclasses import asdict
+
+    from metrics.registry import METRICS
+
+    if as_json:
+        print(json.dumps([asdict(info) for info in METRICS.values()], indent=1, ensure_ascii=False))
+        return
+    rows = [("metric", "better", "unit", "per", "needs")]
+    rows += [(i.name, i.direction, i.unit or "-", i.per, ", ".join(i.needs) or "-") for i in METRICS.values()]
+    _print_columns(rows)
+
+
+@metrics_app.command("show")
+def show_metric(name: Annotated[str, typer.Argument(help="Metric.", show_default=False)]) -> None:
+    """Explain one metric."""
+    from metrics.registry import metric_info
+
+    info = metric_info(name)
+    low, high = ("unbounded" if end is None else f"{end:g}" for end in info.range)
+    print(f"{info.title} ({info.name}, version {info.version})\n{info.description}")
+    print(f"better: {info.direction}; unit: {info.unit or 'none'}; range: {low} to {high}; per {info.per}")
+    print(f"needs: {', '.join(info.needs) or 'nothing but the video'}")
+
+
+def find_videos(places: list[Path]) -> list[Path]:
+    """Return the named files and the sorted ``.mp4`` files of the named folders.
+
+    Raises:
+        EvaluationError: a place does not exist, or a folder holds no ``.mp4`` file.
+    """
+    found: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            inside = sorted(
+                path for path in place.iterdir() if path.suffix.lower() == ".mp4" and path.is_file()
+            )
+            if not inside:
+                raise EvaluationError(f"the folder {place} holds no .mp4 file")
+            found += inside
+        elif place.exists():
+            found.append(place)
+        else:
+            raise EvaluationError(f"{place} does not exist; name mp4 files or a folder of them")
+    return found
+
+
+def read_prompts(path: Path, videos: list[Path]) -> list[str | None]:
+    """Return the prompt of each video, None where the file has none.
+
+    A ``.txt`` file holds one prompt per line, in the order of the files sorted by name; a ``.csv`` file has
+    the columns ``file`` and ``prompt``; a ``.jsonl`` file has one object per line with these keys. ``file``
+    is a name, with or without its ending.
+
+    Raises:
+        EvaluationError: the file cannot be read, has another form, or names no video.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvaluationError(f"the prompts file {path} cannot be read as text ({error})") from error
+    if path.suffix.lower() == ".txt":
+        return _prompts_by_order(path, text, videos)
+    if path.suffix.lower() == ".csv":
+        table = _prompts_of_csv(path, text)
+    elif path.suffix.lower() in (".jsonl", ".ndjson"):
+        table = _prompts_of_jsonl(path, text)
+    else:
+        raise EvaluationError(f"the prompts file {path} has an unknown ending; expected .txt, .csv or .jsonl")
+    chosen = [table.get(video.name, table.get(video.stem)) for video in videos]
+    if not any(chosen):
+        raise EvaluationError(f"{path} names none of the {len(videos)} videos, e.g. {videos[0].name}")
+    return chosen
+
+
+def _prompts_by_order(path: Path, text: str, videos: list[Path]) -> list[str | None]:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) != len(videos):
+        raise EvaluationError(f"{path} has {len(lines)} prompts for {len(videos)} videos; give one per line")
+    order = sorted(range(len(videos)), key=lambda index: (videos[index].name, str(videos[index])))
+    prompts: list[str | None] = [None] * len(videos)
+    for line, index in zip(lines, order, strict=True):
+        prompts[index] = line
+    return prompts
+
+
+def _prompts_of_csv(path: Path, text: str) -> dict[str, str]:
+    reader = csv.DictReader(text.splitlines())
+    if not {"file", "prompt"} <= set(reader.fieldnames or ()):
+        raise EvaluationError(
+            f"{path} has the columns {', '.join(reader.fieldnames or ()) or 'none'}; expected file and prompt"
+        )
+    return _table(path, ((reader.line_num, row["file"], row["prompt"]) for row in reader))
+
+
+def _prompts_of_jsonl(path: Path, text: str) -> dict[str, str]:
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            rows.append((number, row["file"], row["prompt"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise EvaluationError(
+                f"{path}, line {number}: expected an object with file and prompt"
+            ) from error
+    return _table(path, rows)
+
+
+def _table(path: Path, rows: Any) -> dict[str, str]:
+    table: dict[str, str] = {}
+    for number, file, prompt in rows:
+        if not (isinstance(file, str) and isinstance(prompt, str) and file.strip() and prompt.strip()):
+            raise EvaluationError(f"{path}, line {number}: file and prompt must both be text and not empty")
+        name = Path(file.strip()).name
+        if table.get(name, prompt.strip()) != prompt.strip():
+            raise EvaluationError(f"{path}, line {number}: {name} has two different prompts")
+        table[name] = prompt.strip()
+    return table
+
+
+def _device(name: str) -> str:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise EvaluationError(f"the device {name!r} is not there; try --device cpu") from error
+    return name
+
+
+def _show(table: "ScoreTable") -> None:
+    rows = [("metric", "value", "±", "videos", "note")]
+    for item in table.set_values:
+        error = item.details.get("standard_error")
+        note = item.reason or _note(item.details)
+        value = "-" if item.value is None else f"{item.value:.4g}"
+        rows.append(
+            (item.metric, value, f"{error:.2g}" if isinstance(error, float) else "", str(item.n), note)
+        )
+    _print_columns(rows)
+    for failure in table.failures:
+        typer.echo(f"not scored: {failure.reason}", err=True)
+
+
+def _note(details: dict[str, Any]) -> str:
+    corrected = details.get("corrected")
+    notes = [
+        f"bias-corrected {corrected:.4g}"
+        if isinstance(corrected, float)
+        else details.get("corrected_reason"),
+        f"{details['n_static']} static" if details.get("n_static") else None,
+        f"{details['n_missing']} without a value" if details.get("n_missing") else None,
+        f"{details['n_cut_prompts']} prompts cut" if details.get("n_cut_prompts") else None,
+    ]
+    return "; ".join(note for note in notes if note)
+
+
+def _print_columns(rows: Sequence[tuple[str, ...]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise EvaluationError(f"{path} cannot be written; name a file in a folder that exists")
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        partial.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be written ({error.strerror})") from error
+    finally:
+        partial.unlink(missing_ok=True)

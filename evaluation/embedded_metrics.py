@@ -1,0 +1,441 @@
+"""Train and check the two embedded metric models on the sprites domain.
+
+They are an open_clip model (image and text) and a video-text model. The metrics package knows no sprites and
+the sprites know no metrics, so the program that joins them lives here.
+"""
+
+import gzip
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from magicvideo.sprites.render import frame_times, render
+from magicvideo.sprites.scene import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Scene, Split, sample_scene
+from metrics.clip_model import ClipModel
+from metrics.embedded import (
+    VIDEO_CONFIG,
+    VideoTextModel,
+    load_tokenizer,
+    load_video_text_model,
+    sha256_of,
+)
+from metrics.functional.frechet import frechet_distance
+
+log = logging.getLogger(__name__)
+
+NAMES: tuple[tuple[str, ...], ...] = (
+    SIZES,
+    COLOURS,
+    SHAPES,
+    MOTIONS,
+    SIZES,
+    COLOURS,
+    SHAPES,
+    MOTIONS,
+    BACKGROUNDS,
+)
+MOTION_COLUMNS = (3, 7)  # of the attribute table: size colour shape motion, twice, then the background
+ABSENT, ANY = -1, -2  # no second object; left out of the caption
+REVERSED = {"moving left": "moving right", "moving up": "moving down", "growing": "shrinking"}
+REVERSED |= {after: before for before, after in REVERSED.items()}
+CLIP_CONFIG: dict[str, Any] = {
+    "model_cfg": {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 12, "head_width": 32},
+        "text_cfg": {"context_length": 24, "vocab_size": 0, "width": 48, "heads": 4, "layers": 2},
+    },
+    "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"},
+}
+HARD_NEGATIVES = 2  # captions per clip with one attribute changed
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Rendered clips: ``videos`` (N, T, 3, S, S) uint8 and ``attributes`` (N, 9), indices into ``NAMES``."""
+
+    videos: Tensor
+    attributes: np.ndarray
+    captions: list[str]
+
+
+def train_embedded_metrics(
+    out_dir: Path,
+    *,
+    clips: int = 6000,
+    clip_steps: int = 1500,
+    video_steps: int = 1300,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train both models, check them on clips they never saw, and write them under ``out_dir``.
+
+    Args:
+        out_dir: receives ``clip/`` (an open_clip local-dir) and ``video/``, each with ``recipe.json``.
+        clips: rendered training clips of 8 frames of 64 x 64.
+        clip_steps: optimiser steps of the open_clip model, 192 frames each.
+        video_steps: optimiser steps of the video-text model, 64 clips each.
+        seed: of scenes, weights and batches.
+        device: torch device.
+        progress: show progress bars on stderr.
+
+    Returns:
+        The two recipes with sha256, curve and validation, keyed ``clip`` and ``video``.
+    """
+    config = VIDEO_CONFIG
+    pool = render_pool(clips, config["frames"], config["size"], seed, progress=progress)
+    recipe = {"domain": "sprites", "clips": clips, "seed": seed, "words": sorted(caption_words())}
+    for name in ("clip", "video"):
+        (out_dir / name).mkdir(parents=True, exist_ok=True)
+        write_bpe(out_dir / name / "bpe.txt.gz", caption_words())
+    results: dict[str, Any] = {}
+    for name, train, steps in (("clip", _train_clip, clip_steps), ("video", _train_video, video_steps)):
+        torch.manual_seed(seed)
+        started = time.monotonic()
+        curve = train(out_dir / name, pool, steps, np.random.default_rng([seed, steps]), device, progress)
+        seconds = round(time.monotonic() - started)
+        results[name] = recipe | {"steps": steps, "seconds": seconds, "curve": curve}
+    for name, checks in validate_embedded_metrics(out_dir, seed=seed, progress=progress).items():
+        weights = next((out_dir / name).glob("*.safetensors"))
+        results[name] |= {"file": weights.name, "sha256": sha256_of(weights), "validation": checks}
+        _write_json(out_dir / name / "recipe.json", results[name])
+    return results
+
+
+# --- data --------------------------------------------------------------------------------
+def render_pool(
+    clips: int, frames: int, size: int, seed: int, *, split: Split = "train", progress: bool = True
+) -> Pool:
+    """Render ``clips`` scenes of a split at ``frames`` even times, ``size`` x ``size`` pixels."""
+    rng = np.random.default_rng([seed, clips, frames])
+    scenes = [sample_scene(rng, split=split) for _ in range(clips)]
+    videos = torch.empty(clips, frames, 3, size, size, dtype=torch.uint8)
+    times = frame_times(frames)
+    for index, scene in enumerate(tqdm(scenes, "render", disable=not progress)):
+        videos[index] = torch.from_numpy(render(scene, times, size).video).permute(0, 3, 1, 2)
+    return Pool(videos, np.array([attributes_of(s) for s in scenes]), [s.caption for s in scenes])
+
+
+def attributes_of(scene: Scene) -> list[int]:
+    """Return the scene's nine attribute indices, ``ABSENT`` for a missing second object."""
+    row: list[int] = []
+    for index in range(2):
+        if index < len(scene.objects):
+            item = scene.objects[index]
+            row += [SIZES.index(item.size), COLOURS.index(item.colour)]
+            row += [SHAPES.index(item.shape), MOTIONS.index(item.motion)]
+        else:
+            row += [ABSENT] * 4
+    return [*row, BACKGROUNDS.index(scene.background)]
+
+
+def caption_of(row: Sequence[int]) -> str:
+    """Write the caption of an attribute row, leaving out ``ANY`` (a shape left out is an "object")."""
+    words = [NAMES[i][value] if value >= 0 else "" for i, value in enumerate(row)]
+    phrases = []
+    for first in (0, 4):
+        if row[first + 2] != ABSENT:
+            size, colour, shape, motion = words[first : first + 4]
+            phrases.append(_with_article(" ".join(filter(None, [size, colour, shape or "object", motion]))))
+    return " and ".join(phrases) + (f" on {_with_article(words[8])} background" if words[8] else "")
+
+
+def _with_article(text: str) -> str:
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
+
+
+def caption_words() -> set[str]:
+    """Return every word a caption can hold."""
+    names = {word for group in NAMES for name in group for word in name.split()}
+    return names | {"a", "an", "and", "on", "background", "object"}
+
+
+def write_bpe(path: Path, words: set[str]) -> None:
+    """Write a byte-pair table in open_clip's format in which every known word is one token."""
+    merges: dict[str, None] = {}
+    for word in sorted(words):
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            merges[" ".join(pieces[:2])] = None
+            pieces[:2] = ["".join(pieces[:2])]
+    lines = "\n".join(["#version: sprites", *merges])
+    _replace(path, lambda target: target.write_bytes(gzip.compress(lines.encode(), mtime=0)))
+
+
+def _shortened(rows: np.ndarray, rng: np.random.Generator, rate: float = 0.12) -> np.ndarray:
+    """Leave each attribute out of the caption with probability ``rate``."""
+    dropped = (rng.random(rows.shape) < rate) & (rows != ABSENT)
+    return np.where(dropped, ANY, rows)
+
+
+def _altered(rows: np.ndarray, rng: np.random.Generator, columns: Sequence[int]) -> np.ndarray:
+    """Change one attribute of each row, among ``columns`` of the first object and the background."""
+    out = rows.copy()
+    for row in out:
+        column = columns[int(rng.integers(len(columns)))]
+        row[column] = (row[column] + rng.integers(1, len(NAMES[column]))) % len(NAMES[column])
+    return out
+
+
+def _compatible(captions: np.ndarray, clips: np.ndarray, columns: Sequence[int]) -> Tensor:
+    """Tell which captions (C, 9) are true of which clips (N, 9), looking at ``columns`` only: (N, C) bool."""
+    a, b = captions[None, :, columns], clips[:, None, columns]
+    return torch.from_numpy(((a == ANY) | (a == b)).all(-1))
+
+
+# --- training --------------------------------------------------------------------------------
+def _train_clip(
+    folder: Path, pool: Pool, steps: int, rng: np.random.Generator, device: str, progress: bool
+) -> list[list[float]]:
+    import open_clip
+
+    tokenizer = load_tokenizer(folder, CLIP_CONFIG["model_cfg"]["text_cfg"]["context_length"])
+    config = json.loads(json.dumps(CLIP_CONFIG))
+    config["model_cfg"]["text_cfg"]["vocab_size"] = tokenizer.vocab_size
+    _write_json(folder / "open_clip_config.json", config)
+    model = open_clip.CLIP(**config["model_cfg"]).to(device, memory_format=torch.channels_last)
+    visible = [i for i in range(9) if i not in MOTION_COLUMNS]  # one frame does not show motion
+    frames = pool.videos.shape[1]
+
+    def batch() -> tuple[Tensor, np.ndarray]:
+        chosen = rng.integers(len(pool.videos), size=192)
+        images = pool.videos[torch.from_numpy(chosen), torch.from_numpy(rng.integers(frames, size=192))]
+        return _augment(images, rng).to(device) / 127.5 - 1, pool.attributes[chosen]
+
+    encoders = (
+        lambda x: model.encode_image(x, normalize=True),
+        lambda x: model.encode_text(x, normalize=True),
+    )
+    curve = _fit(model, encoders, batch, tokenizer, visible, steps, rng, progress)
+    _save(model, folder / "open_clip_model.safetensors")
+    return curve
+
+
+def _train_video(
+    folder: Path, pool: Pool, steps: int, rng: np.random.Generator, device: str, progress: bool
+) -> list[list[float]]:
+    tokenizer = load_tokenizer(folder, VIDEO_CONFIG["text"]["context_length"])
+    _write_json(folder / "config.json", VIDEO_CONFIG)
+    model = VideoTextModel(VIDEO_CONFIG, tokenizer.vocab_size).to(device)
+    flip = [MOTIONS.index(REVERSED.get(name, name)) for name in MOTIONS]
+
+    def batch() -> tuple[Tensor, np.ndarray]:
+        chosen = rng.integers(len(pool.videos), size=64)
+        videos, rows = pool.videos[torch.from_numpy(chosen)].float(), pool.attributes[chosen].copy()
+        _reverse_or_freeze(videos, rows, flip, rng)
+        gain = torch.from_numpy(rng.uniform(0.92, 1.08, (len(videos), 1, 1, 1, 1))).float()
+        return (videos * gain).clamp(0, 255).to(device), rows
+
+    curve = _fit(
+        model, (model.encode_video, model.encode_text), batch, tokenizer, range(9), steps, rng, progress
+    )
+    _save(model, folder / "model.safetensors")
+    return curve
+
+
+def _reverse_or_freeze(videos: Tensor, rows: np.ndarray, flip: list[int], rng: np.random.Generator) -> None:
+    """Play half of the clips backwards, hold one in twenty on one frame, and correct their attributes."""
+    still = MOTIONS.index("standing still")
+    for index, draw in enumerate(rng.random(len(rows))):
+        moving = [column for column in MOTION_COLUMNS if rows[index, column] != ABSENT]
+        if draw < 0.5:
+            videos[index] = videos[index].flip(0)
+            rows[index, moving] = [flip[value] for value in rows[index, moving]]
+        elif draw > 0.95:
+            videos[index] = videos[index, int(rng.integers(videos.shape[1]))].clone()
+            rows[index, moving] = still
+
+
+def _augment(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Vary brightness, sharpness and noise of uint8 images, so that generated frames are read too."""
+    x = images.float() * torch.from_numpy(rng.uniform(0.9, 1.1, (len(images), 1, 1, 1))).float()
+    soft = torch.from_numpy(rng.random(len(images)) < 0.3)
+    size = int(rng.integers(28, 56))
+    small = nn.functional.interpolate(x[soft], size=size, mode="bilinear", antialias=True)
+    x[soft] = nn.functional.interpolate(small, size=x.shape[-2:], mode="bilinear")
+    x = x + torch.from_numpy(rng.normal(0, rng.uniform(0, 6), x.shape).astype(np.float32))
+    return x.clamp(0, 255)
+
+
+def _fit(
+    model: nn.Module,
+    encoders: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
+    batch: Callable[[], tuple[Tensor, np.ndarray]],
+    tokenizer: Any,
+    columns: Sequence[int],
+    steps: int,
+    rng: np.random.Generator,
+    progress: bool,
+) -> list[list[float]]:
+    """Minimise InfoNCE in both directions with several positives and hard negative captions."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, steps))
+    device = next(model.parameters()).device
+    changed = [column for column in (0, 1, 2, 3, 8) if column in columns]
+    curve: list[list[float]] = []
+    model.train()
+    for step in (bar := tqdm(range(steps), "train", disable=not progress)):
+        inputs, rows = batch()
+        captions = np.concatenate(
+            [_shortened(rows, rng)] + [_altered(rows, rng, changed) for _ in range(HARD_NEGATIVES)]
+        )
+        truth = _compatible(captions, rows, list(columns)).to(device)
+        tokens = tokenizer([caption_of(row) for row in captions]).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            visual = encoders[0](inputs)
+        text = encoders[1](tokens)
+        scale = model.get_parameter("logit_scale").exp()
+        loss = _contrastive(scale * visual.float() @ text.T, truth)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():
+            model.get_parameter("logit_scale").clamp_(0, math.log(60))
+        if step % 50 == 0 or step == steps - 1:
+            curve.append([step, round(float(loss), 4)])
+            bar.set_postfix(loss=f"{float(loss):.3f}")
+    model.eval()
+    return curve
+
+
+def _contrastive(logits: Tensor, truth: Tensor) -> Tensor:
+    """Cross-entropy towards uniform over the true captions of a clip, and the true clips of a caption."""
+    rows = truth / truth.sum(1, keepdim=True)
+    told = truth.any(0)
+    columns = truth[:, told] / truth[:, told].sum(0, keepdim=True)
+    by_clip = -(rows * logits.log_softmax(1)).sum(1).mean()
+    by_caption = -(columns * logits[:, told].log_softmax(0)).sum(0).mean()
+    return (by_clip + by_caption) / 2
+
+
+def _cosine(step: int, steps: int) -> float:
+    warm = min(100, max(1, steps // 10))
+    return (
+        (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+    )
+
+
+def _save(model: nn.Module, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = {
+        key: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for key, value in model.state_dict().items()
+    }
+    _replace(path, lambda target: save_file(state, target))
+
+
+def _write_json(path: Path, data: dict[str, Any]) -> None:
+    text = json.dumps(data, indent=1) + "\n"
+    _replace(path, lambda target: target.write_text(text, encoding="utf-8"))
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(partial)
+        partial.chmod(0o644)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# --- validation --------------------------------------------------------------------------------
+def validate_embedded_metrics(
+    folder: Path, *, clips: int = 512, seed: int = 0, progress: bool = True
+) -> dict[str, dict[str, float]]:
+    """Measure what both models tell apart on held-out attribute combinations.
+
+    Returns:
+        ``clip`` and ``video``: share of clips whose true caption scores above one with that attribute changed
+        (ties count half); ``video`` also holds the Fréchet distances of distorted sets to 1024 clean clips.
+    """
+
+    pool = render_pool(clips, VIDEO_CONFIG["frames"], VIDEO_CONFIG["size"], seed + 7919, split="held_out",
+                       progress=progress)  # fmt: skip
+    clip = ClipModel.load(f"local-dir:{folder / 'clip'}")
+    model, tokenizer = load_video_text_model(folder / "video")
+    frames = torch.cat([clip.embed_frames(video).mean(0, keepdim=True) for video in pool.videos])
+    with torch.no_grad():
+        videos = torch.cat([model.encode_video(part) for part in pool.videos.split(64)])
+
+        def embed(captions: list[str]) -> Tensor:
+            return model.encode_text(tokenizer(captions))
+
+    checks = {"clip": _attribute_rates(frames, clip.embed_texts, pool, seed)}
+    checks["video"] = _attribute_rates(videos, embed, pool, seed) | _frechet_reactions(model, seed, progress)
+    return checks
+
+
+def _attribute_rates(
+    visual: Tensor, embed: Callable[[list[str]], Tensor], pool: Pool, seed: int
+) -> dict[str, float]:
+    rng = np.random.default_rng([seed, 1])
+    rates = {}
+    right = (visual * embed(pool.captions)).sum(1)
+    for name, column in (("size", 0), ("colour", 1), ("shape", 2), ("motion", 3), ("background", 8)):
+        wrong = [caption_of(row) for row in _altered(pool.attributes, rng, [column])]
+        margin = right - (visual * embed(wrong)).sum(1)
+        rates[f"right_over_wrong_{name}"] = float(
+            (margin > 0).float().mean() + 0.5 * (margin == 0).float().mean()
+        )
+    return rates
+
+
+def _frechet_reactions(model: VideoTextModel, seed: int, progress: bool) -> dict[str, float]:
+    frames, size = VIDEO_CONFIG["frames"], VIDEO_CONFIG["size"]
+    real = render_pool(1024, frames, size, seed + 104729, split="any", progress=progress).videos
+    fake = render_pool(512, frames, size, seed + 15485863, split="any", progress=progress).videos
+
+    def features(videos: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([model.video(part) for part in videos.split(64)])
+
+    target = features(real)
+    return {
+        f"frechet_{name}": round(float(frechet_distance(features(make(fake)), target)), 4)
+        for name, make in DISTORTIONS.items()
+    }
+
+
+def _blur(videos: Tensor, size: int) -> Tensor:
+    x = videos.flatten(0, 1).float()
+    small = nn.functional.interpolate(x, size=size, mode="bilinear", antialias=True)
+    return nn.functional.interpolate(small, size=x.shape[-2:], mode="bilinear").round().view_as(videos).byte()
+
+
+def _noise(videos: Tensor, sigma: float) -> Tensor:
+    draw = torch.randn(videos.shape, generator=torch.Generator().manual_seed(0))
+    return (videos + sigma * draw).round().clamp(0, 255).byte()
+
+
+def _shuffle(videos: Tensor) -> Tensor:
+    order = torch.randperm(videos.shape[1], generator=torch.Generator().manual_seed(1))
+    return videos[:, order]
+
+
+DISTORTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "clean": lambda videos: videos,
+    "freeze": lambda videos: videos[:, :1].expand_as(videos),
+    "shuffle": _shuffle,
+    "reverse": lambda videos: videos.flip(1),
+    "blur_32": lambda videos: _blur(videos, 32),
+    "blur_16": lambda videos: _blur(videos, 16),
+    "noise_10": lambda videos: _noise(videos, 10),
+    "noise_40": lambda videos: _noise(videos, 40),
+    "collapse": lambda videos: videos[:1].expand_as(videos) if len(videos) else videos,
+}

@@ -1,0 +1,1 @@
+"""Systems under comparison: one adapter kind per file, all behind ``base.System``."""

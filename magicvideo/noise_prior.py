@@ -1,0 +1,52 @@
+"""The latent noise prior: I2V starts from noise whose mean leans towards the reference image's latent.
+
+The paper: "frames are initialized from standard Gaussian noise whose means have shifted from zeros towards the
+value of reference image latent"; it gives no coefficient.
+"""
+
+from typing import Literal, get_args
+
+import torch
+
+PriorKind = Literal["none", "shift", "matched", "decay"]
+
+
+def noise_prior(
+    reference: torch.Tensor, noise: torch.Tensor, kind: PriorKind, *, strength: float
+) -> torch.Tensor:
+    """Lean ``noise`` towards the reference latent.
+
+    Args:
+        reference: ``(B, C, h, w)`` latent of the reference image.
+        noise: ``(B, C, F, h, w)`` standard normal; the same for every kind, so that arms can be compared.
+        kind: ``none`` returns the noise; ``shift`` adds ``strength`` times the reference (unit variance);
+            ``matched`` is forward diffusion, ``strength * reference + sqrt(1 - strength^2) * noise``, exactly
+            the model's own input where ``strength`` is the square root of the first timestep's cumulative
+            alpha; ``decay`` is ``matched`` with a strength that falls linearly to zero over the frames.
+        strength: in [0, 1].
+
+    Returns:
+        ``(B, C, F, h, w)`` initial latents in the space of a variance-preserving scheduler.
+
+    Raises:
+        ValueError: an unknown kind, a strength outside [0, 1], or shapes that do not fit.
+    """
+    if kind not in get_args(PriorKind):
+        raise ValueError(f"unknown noise prior {kind!r}; known: {', '.join(get_args(PriorKind))}")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength of the noise prior must be in [0, 1], got {strength}")
+    batch, channels, frames, height, width = noise.shape
+    if reference.shape != (batch, channels, height, width):
+        raise ValueError(
+            f"reference must be {(batch, channels, height, width)}, got {tuple(reference.shape)}"
+        )
+    if kind == "none":
+        return noise
+    lean = reference.unsqueeze(2)
+    if kind == "shift":
+        return noise + strength * lean
+    weight = torch.full((frames,), strength, dtype=noise.dtype, device=noise.device)
+    if kind == "decay":
+        weight = weight * torch.linspace(1, 0, frames, dtype=noise.dtype, device=noise.device)
+    weight = weight.view(1, 1, frames, 1, 1)
+    return weight * lean + (1 - weight**2).sqrt() * noise

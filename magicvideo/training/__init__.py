@@ -1,0 +1,1 @@
+"""Training programs: each is resumable, seeded, and writes its recipe beside the weights."""

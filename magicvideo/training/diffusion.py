@@ -1,0 +1,296 @@
+"""Diffusion training for the sprites preset: one velocity loss, one batch maker per stage."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DConditionModel, UNetMotionModel
+from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from magicvideo.backbone import frame_positions, motion_parameters
+from magicvideo.training.data import to_model
+from magicvideo.training.loop import TrainConfig, step_rng, torch_generator, train
+from magicvideo.v2v import resize_frames
+
+TEXT_DROP = 0.1
+TERMINAL = 990  # image batches see pure noise from this timestep on: sampling starts from pure noise
+
+
+@dataclass(frozen=True)
+class LatentPool:
+    """Encoded frames ``latents`` ``(N, ..., 4, h, w)`` float16 with token ids ``(N, L)`` of their captions."""
+
+    latents: torch.Tensor
+    tokens: torch.Tensor
+
+
+@torch.no_grad()
+def encode_frames(vae: AutoencoderTiny, frames: torch.Tensor) -> torch.Tensor:
+    """Encode ``(N, 3, S, S)`` uint8 to float16 latents, one at a time: thin convolutions live in the cache."""
+    parts = []
+    with torch.autocast("cpu", torch.bfloat16):
+        for image in frames:
+            pixels = to_model(image[None]).contiguous(memory_format=torch.channels_last)
+            parts.append(vae.encode(pixels).latents.half())
+    return torch.cat(parts).contiguous()
+
+
+@torch.no_grad()
+def degrade(
+    vae: AutoencoderTiny, frames: torch.Tensor, size: int, generator: torch.Generator
+) -> torch.Tensor:
+    """Make of low-resolution frames what V2V gets to see: through noisy latents, then resized.
+
+    Args:
+        frames: ``(T, 3, s, s)`` uint8.
+        size: side of the result.
+
+    Returns:
+        ``(T, 3, size, size)`` uint8.
+    """
+    latents = encode_frames(vae, frames).float()
+    spread = 0.3 * float(torch.rand((), generator=generator))
+    latents = latents + spread * torch.randn(latents.shape, generator=generator)
+    decoded = []
+    with torch.autocast("cpu", torch.bfloat16):
+        for latent in latents:
+            image = latent[None].contiguous(memory_format=torch.channels_last)
+            decoded.append(vae.decode(image).sample.float() / 2 + 0.5)
+    return (resize_frames(torch.cat(decoded), size) * 255).round().to(torch.uint8)
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
+    """Return token ids ``(N, L)``, padded and cut to the tokenizer's length."""
+    return tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def add_noise(
+    latents: torch.Tensor, noise: torch.Tensor, alphas_cumprod: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return noised latents and the velocity to predict (Salimans and Ho 2022, section 4).
+
+    Args:
+        latents: ``(B, ...)`` clean latents.
+        noise: the same shape, standard normal.
+        alphas_cumprod: ``(B,)`` cumulative product of alphas at each sample's timestep.
+    """
+    shape = (-1, *[1] * (latents.dim() - 1))
+    signal, spread = alphas_cumprod.sqrt().view(shape), (1 - alphas_cumprod).sqrt().view(shape)
+    return signal * latents + spread * noise, signal * noise - spread * latents
+
+
+def drop_text(tokens: torch.Tensor, empty: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Replace a share of prompts by the empty one, for classifier-free guidance."""
+    dropped = torch.rand(len(tokens), generator=generator) < TEXT_DROP
+    return torch.where(dropped[:, None], empty, tokens)
+
+
+def image_alphas(scheduler: DDIMScheduler) -> torch.Tensor:
+    """Return the cumulative alphas of image batches: zero from ``TERMINAL`` on."""
+    alphas = scheduler.alphas_cumprod.clone()
+    alphas[TERMINAL:] = 0
+    return alphas
+
+
+class ImageBatches:
+    """The text-to-image loss over latent pools of several sizes, one size a step."""
+
+    def __init__(
+        self,
+        pools: Sequence[tuple[LatentPool, int, float]],
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scheduler: DDIMScheduler,
+        seed: int,
+    ) -> None:
+        """Take ``pools`` as (pool, batch size, share of the steps)."""
+        self.pools, self.unet, self.text_encoder, self.seed = pools, unet, text_encoder, seed
+        self.empty = tokenize(tokenizer, [""])
+        self.alphas = image_alphas(scheduler)
+
+    def loss(self, step: int) -> torch.Tensor:
+        """Return the velocity error of one batch, a function of ``(seed, step)`` alone."""
+        rng = step_rng(self.seed, step)
+        generator = torch_generator(rng)
+        shares = np.array([share for *_, share in self.pools])
+        pool, batch, _ = self.pools[int(rng.choice(len(shares), p=shares / shares.sum()))]
+        which = torch.randint(len(pool.latents), (batch,), generator=generator)
+        latents = pool.latents[which].float()
+        timesteps = torch.randint(len(self.alphas), (batch,), generator=generator)
+        noise = torch.randn(latents.shape, generator=generator)
+        noisy, velocity = add_noise(latents, noise, self.alphas[timesteps])
+        tokens = drop_text(pool.tokens[which], self.empty, generator)
+        states = self.text_encoder(tokens).last_hidden_state
+        noisy = noisy.contiguous(memory_format=torch.channels_last)
+        predicted = self.unet(noisy, timesteps, states).sample
+        return torch.nn.functional.mse_loss(predicted.float(), velocity)
+
+
+def train_text_to_image(batches: ImageBatches, config: TrainConfig, out_dir: Path) -> dict[str, object]:
+    """Train the backbone and the text encoder together from nothing."""
+    parameters = {f"unet.{key}": value for key, value in batches.unet.named_parameters()}
+    parameters |= {f"text.{key}": value for key, value in batches.text_encoder.named_parameters()}
+    return train("text-to-image", parameters, batches.loss, config, out_dir)
+
+
+@dataclass(frozen=True)
+class VideoPool:
+    """Encoded clips with what conditions them.
+
+    Attributes:
+        latents: ``(N, T, 4, h, w)`` float16, the clips to learn.
+        tokens: ``(N, L)`` token ids.
+        references: ``(N, 3, S, S)`` uint8, each clip's reference image in pixels.
+        positions: ``(N, T)`` where in the clip of ``NUM_FRAMES`` each of the ``T`` stored frames stands.
+        start: ``(N, T, 4, h, w)`` float16 latents that noise is added to where they differ from ``latents``
+            (V2V: the low-resolution clip brought to size), else None.
+    """
+
+    latents: torch.Tensor
+    tokens: torch.Tensor
+    references: torch.Tensor
+    positions: torch.Tensor
+    start: torch.Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoParts:
+    """The modules of an I2V or V2V stage during training; both backbones share their spatial layers."""
+
+    unet: UNetMotionModel
+    image_unet: UNet2DConditionModel
+    controlnet: ControlNetModel
+    image_encoder: CLIPVisionModelWithProjection
+    text_encoder: CLIPTextModel
+
+
+class VideoBatches:
+    """The video loss: a few frames of a few clips at their true positions, or whole clips."""
+
+    def __init__(
+        self,
+        pool: VideoPool,
+        parts: VideoParts,
+        tokenizer: CLIPTokenizer,
+        scheduler: DDIMScheduler,
+        *,
+        seed: int,
+        clips: int,
+        frames: int,
+        timesteps: tuple[int, int] = (0, 1000),
+    ) -> None:
+        """Draw ``clips`` clips a step and ``frames`` frames of each; noise between the two ``timesteps``."""
+        self.pool, self.parts, self.seed = pool, parts, seed
+        self.clips, self.frames, self.timesteps = clips, frames, timesteps
+        self.empty = tokenize(tokenizer, [""])
+        self.alphas = scheduler.alphas_cumprod
+        # The reference is embedded once a clip; every frame of the clip gets the same embedding.
+        parts.controlnet.controlnet_cond_embedding.register_forward_hook(
+            lambda module, inputs, output: output.repeat_interleave(self.frames, 0)
+        )
+
+    def loss(self, step: int) -> torch.Tensor:
+        """Return the error of one batch, a function of ``(seed, step)`` alone."""
+        generator = torch_generator(step_rng(self.seed, step))
+        which = torch.randint(len(self.pool.latents), (self.clips,), generator=generator)
+        indices = self._frame_indices(generator)
+        clean = self._frames(self.pool.latents, which, indices)
+        start = clean if self.pool.start is None else self._frames(self.pool.start, which, indices)
+        timesteps = torch.randint(*self.timesteps, (self.clips,), generator=generator)
+        noise = torch.randn(clean.shape, generator=generator)
+        alphas = self.alphas[timesteps]
+        noisy, velocity = add_noise(start, noise, alphas)
+        predicted = self._predict(noisy, timesteps, which, indices, generator)
+        if self.pool.start is None:
+            return torch.nn.functional.mse_loss(predicted, velocity)
+        signal, spread = alphas.sqrt().view(-1, 1, 1, 1, 1), (1 - alphas).sqrt().view(-1, 1, 1, 1, 1)
+        return torch.nn.functional.mse_loss(signal * noisy - spread * predicted, clean)
+
+    def _frame_indices(self, generator: torch.Generator) -> torch.Tensor:
+        """Draw one frame of each of ``frames`` equal stretches of the clip."""
+        stretch = self.pool.latents.shape[1] // self.frames
+        return torch.arange(self.frames) * stretch + torch.randint(
+            stretch, (self.frames,), generator=generator
+        )
+
+    @staticmethod
+    def _frames(latents: torch.Tensor, which: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        return latents[which][:, indices].float().transpose(1, 2)
+
+    def _predict(
+        self,
+        noisy: torch.Tensor,
+        timesteps: torch.Tensor,
+        which: torch.Tensor,
+        indices: torch.Tensor,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        chance = torch.rand(3, generator=generator)
+        tokens = self.pool.tokens[which]
+        if chance[0] < 0.15:
+            tokens = self.empty.expand_as(tokens)
+        pixels = self.pool.references[which]
+        embeds = self.parts.image_encoder(preprocess_reference(pixels)).image_embeds
+        if chance[0] < 0.1 or chance[1] < 0.05:
+            embeds = torch.zeros_like(embeds)
+        states = self.parts.text_encoder(tokens).last_hidden_state.repeat_interleave(self.frames, 0)
+        flat = noisy.transpose(1, 2).flatten(0, 1)
+        down, mid = self.parts.controlnet(
+            flat,
+            timesteps.repeat_interleave(self.frames),
+            states,
+            controlnet_cond=pixels.float() / 255,
+            conditioning_scale=0.0 if chance[2] < 0.05 else 1.0,
+            return_dict=False,
+        )
+        with frame_positions(self.parts.unet, self.pool.positions[which][:, indices]):
+            return self.parts.unet(
+                noisy,
+                timesteps,
+                states,
+                added_cond_kwargs={"image_embeds": [embeds.unsqueeze(1)]},
+                down_block_additional_residuals=down,
+                mid_block_additional_residual=mid,
+            ).sample.float()
+
+
+def preprocess_reference(pixels: torch.Tensor) -> torch.Tensor:
+    """Bring reference images ``(B, 3, S, S)`` uint8 to the image encoder's 64 px and [-1, 1]."""
+    small = torch.nn.functional.interpolate(
+        pixels.float(), size=(64, 64), mode="bicubic", antialias=True, align_corners=False
+    )
+    return small.clamp(0, 255) / 127.5 - 1
+
+
+def train_image_to_video(
+    videos: VideoBatches,
+    images: ImageBatches,
+    config: TrainConfig,
+    out_dir: Path,
+    *,
+    image_every: int = 3,
+) -> dict[str, object]:
+    """Train I2V jointly on videos and images: every ``image_every``-th step is a batch of images.
+
+    Images take the backbone without its motion modules (our reading of "images treated as single-frame videos":
+    attention over one frame teaches a motion module nothing about motion), so the spatial layers stay an image
+    model while they learn to be a video model's.
+    """
+    parts = videos.parts
+    parameters = {f"unet.{key}": value for key, value in parts.unet.named_parameters()}
+    parameters |= {f"controlnet.{key}": value for key, value in parts.controlnet.named_parameters()}
+    parameters |= {f"image_encoder.{key}": value for key, value in parts.image_encoder.named_parameters()}
+    parameters |= {f"text.{key}": value for key, value in parts.text_encoder.named_parameters()}
+
+    def loss_of(step: int) -> torch.Tensor:
+        return images.loss(step) if step % image_every == image_every - 1 else videos.loss(step)
+
+    return train("image-to-video", parameters, loss_of, config, out_dir)
+
+
+def train_video_to_video(videos: VideoBatches, config: TrainConfig, out_dir: Path) -> dict[str, object]:
+    """Train the motion modules of V2V alone, on high-resolution clips noised from their degraded copies."""
+    return train("video-to-video", motion_parameters(videos.parts.unet), videos.loss, config, out_dir)

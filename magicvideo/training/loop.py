@@ -1,0 +1,217 @@
+"""One training loop for every part: AdamW, averaged weights, exact resume, and a recipe written beside them."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tqdm import tqdm
+
+from magicvideo.errors import MagicVideoError
+
+Params = Mapping[str, torch.nn.Parameter]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a part is trained; stored with its weights."""
+
+    steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int = 0
+    warmup: int = 100
+    cooldown: float = 0.3  # share of the steps over which the rate falls linearly to zero
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    grad_clip: float = 1.0
+    ema_decay: float = 0.999
+    autocast: bool = True  # forward passes in bfloat16, weights and optimiser in float32
+    save_every: int = 500
+    log_every: int = 50
+
+    def rate(self, step: int) -> float:
+        """Return the factor on the learning rate at ``step``: linear warm-up, plateau, linear fall."""
+        left = (self.steps - step) / max(1.0, self.cooldown * self.steps)
+        return min(1.0, (step + 1) / self.warmup, left)
+
+
+def train(
+    name: str,
+    parameters: Params,
+    loss_of: Callable[[int], torch.Tensor],
+    config: TrainConfig,
+    out_dir: Path,
+    *,
+    validate: Callable[[], dict[str, float]] | None = None,
+    progress: bool = True,
+) -> dict[str, object]:
+    """Minimise ``loss_of(step)`` over ``parameters`` and leave their averaged weights in place.
+
+    ``loss_of`` must draw all randomness from ``(config.seed, step)`` (see ``step_rng``): then a run that was
+    interrupted and resumed from ``out_dir`` equals one that was not.
+
+    Args:
+        name: what is trained; heads the progress bar and the recipe.
+        parameters: named tensors to train; on return they hold the exponential average.
+        validate: called at the end on the averaged weights; its figures go into the recipe.
+
+    Returns:
+        The recipe: configuration, loss curve, seconds, validation figures.
+
+    Raises:
+        MagicVideoError: the loss is not finite, or ``out_dir`` holds a run of another configuration.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    run = _Run(name, dict(parameters), config, out_dir)
+    run.resume()
+    bar = tqdm(
+        range(run.step, config.steps),
+        initial=run.step,
+        total=config.steps,
+        desc=name,
+        disable=not progress,
+        mininterval=5,
+    )
+    for step in bar:
+        loss = run.update(step, loss_of)
+        if step % config.log_every == 0 or step == config.steps - 1:
+            bar.set_postfix(loss=f"{loss:.4f}")
+        if (step + 1) % config.save_every == 0 or step == config.steps - 1:
+            run.save()
+    run.use_average()
+    recipe = run.recipe()
+    if validate is not None:
+        with torch.no_grad():
+            recipe["validation"] = validate()
+    write_json(out_dir / "recipe.json", recipe)
+    return recipe
+
+
+def step_rng(seed: int, step: int) -> np.random.Generator:
+    """Return the random source of one training step."""
+    return np.random.default_rng([seed, step])
+
+
+def torch_generator(rng: np.random.Generator) -> torch.Generator:
+    """Return a CPU generator of torch seeded from ``rng``."""
+    return torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write ``content`` as JSON, whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write ``tensors`` as safetensors, whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    save_file({key: value.detach().contiguous() for key, value in tensors.items()}, temporary)
+    os.replace(temporary, path)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class _Run:
+    """State of one training: weights, their average, the optimiser, the curve."""
+
+    def __init__(
+        self, name: str, parameters: dict[str, torch.nn.Parameter], config: TrainConfig, out_dir: Path
+    ) -> None:
+        self.name, self.parameters, self.config, self.out_dir = name, parameters, config, out_dir
+        self.average = {key: value.detach().clone() for key, value in parameters.items()}
+        self.optimizer = torch.optim.AdamW(
+            list(parameters.values()),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.curve: list[tuple[int, float]] = []
+        self._recent: list[float] = []
+
+    def update(self, step: int, loss_of: Callable[[int], torch.Tensor]) -> float:
+        start = time.perf_counter()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * self.config.rate(step)
+        device = next(iter(self.parameters.values())).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.config.autocast):
+            loss = loss_of(step)
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise MagicVideoError(
+                f"the loss of {self.name} is {value} at step {step}; lower the learning rate and resume "
+                f"from {self.out_dir}"
+            )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._average(step)
+        self.step = step + 1
+        self.seconds += time.perf_counter() - start
+        self._recent.append(value)
+        if self.step % self.config.log_every == 0 or self.step == self.config.steps:
+            self.curve.append((self.step, round(float(np.mean(self._recent)), 6)))
+            self._recent.clear()
+        return value
+
+    @torch.no_grad()
+    def _average(self, step: int) -> None:
+        decay = min(self.config.ema_decay, (1 + step) / (10 + step))
+        averages, currents = list(self.average.values()), list(self.parameters.values())
+        torch._foreach_lerp_(averages, [value.data for value in currents], 1 - decay)
+
+    @torch.no_grad()
+    def use_average(self) -> None:
+        for key, value in self.parameters.items():
+            value.copy_(self.average[key])
+
+    def recipe(self) -> dict[str, object]:
+        return {
+            "part": self.name,
+            "config": asdict(self.config),
+            "seconds": round(self.seconds, 1),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "curve": self.curve,
+        }
+
+    def save(self) -> None:
+        save_tensors(self.out_dir / "weights.safetensors", self.parameters)
+        save_tensors(self.out_dir / "average.safetensors", self.average)
+        temporary = self.out_dir / "optimizer.pt.part"
+        torch.save({"optimizer": self.optimizer.state_dict(), "recipe": json.dumps(self.recipe())}, temporary)
+        os.replace(temporary, self.out_dir / "optimizer.pt")
+
+    def resume(self) -> None:
+        path = self.out_dir / "optimizer.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        recipe = json.loads(state["recipe"])
+        if recipe["config"] != json.loads(json.dumps(asdict(self.config))):
+            raise MagicVideoError(
+                f"{self.out_dir} holds a run of {recipe['part']} with another configuration; "
+                f"give an empty folder, or the same options to resume it"
+            )
+        self.optimizer.load_state_dict(state["optimizer"])
+        for key, value in load_file(self.out_dir / "weights.safetensors").items():
+            self.parameters[key].data.copy_(value)
+        for key, value in load_file(self.out_dir / "average.safetensors").items():
+            self.average[key].copy_(value)
+        self.curve = [(int(step), float(loss)) for step, loss in recipe["curve"]]
+        self.step = int(state["optimizer"]["state"][0]["step"])
+        self.seconds = float(recipe["seconds"])

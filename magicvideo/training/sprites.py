@@ -1,0 +1,302 @@
+"""The recipe of the embedded checkpoint: every part of the sprites preset from nothing, stage by stage.
+
+Each stage writes its own folder under the training folder and is skipped where its result is there; a stage that
+was interrupted resumes. What a stage needs from another it reads from that stage's folder.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from safetensors.torch import load_file
+from tqdm import tqdm
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+
+from magicvideo.appearance import attach_appearance
+from magicvideo.backbone import extract_motion_adapter, inflate, zero_motion_output
+from magicvideo.components import Components, load_components, save_components
+from magicvideo.errors import MagicVideoError
+from magicvideo.sprites import architecture
+from magicvideo.sprites.render import frame_times, render
+from magicvideo.sprites.scene import sample_scene
+from magicvideo.training.autoencoder import build_autoencoder, train_autoencoder
+from magicvideo.training.data import frame_pool
+from magicvideo.training.diffusion import (
+    ImageBatches,
+    LatentPool,
+    VideoBatches,
+    VideoParts,
+    VideoPool,
+    degrade,
+    encode_frames,
+    tokenize,
+    train_image_to_video,
+    train_text_to_image,
+    train_video_to_video,
+)
+from magicvideo.training.loop import TrainConfig, save_tensors, sha256_of, write_json
+from magicvideo.vfi.interpolator import Interpolator
+
+LOW, HIGH = 152, 264  # sides of I2V's and V2V's frames in pixels
+STAGES = ("autoencoder", "pools", "t2i", "i2v", "v2v")
+
+AUTOENCODER = TrainConfig(
+    steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.7, seed=0
+)
+T2I = TrainConfig(steps=2000, batch_size=32, learning_rate=1e-3, seed=1, save_every=250)
+I2V = TrainConfig(steps=1500, batch_size=4, learning_rate=5e-4, seed=2, save_every=150)
+V2V = TrainConfig(steps=300, batch_size=2, learning_rate=3e-4, seed=3, save_every=100)
+FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
+
+
+def train_stage(stage: str, root: Path) -> None:
+    """Train one stage (see ``STAGES``) into ``root``.
+
+    Raises:
+        MagicVideoError: an unknown stage, or one whose predecessors have not been trained yet.
+    """
+    stages: dict[str, Callable[[Path], None]] = {
+        "autoencoder": _autoencoder,
+        "pools": _pools,
+        "t2i": _t2i,
+        "i2v": _i2v,
+        "v2v": _v2v,
+    }
+    if stage not in stages:
+        raise MagicVideoError(f"unknown training stage {stage!r}; known: {', '.join(stages)}")
+    root.mkdir(parents=True, exist_ok=True)
+    stages[stage](root)
+
+
+def assemble(root: Path, interpolator: Path, folder: Path) -> None:
+    """Write the trained parts as a checkpoint in float16, with recipes and digests beside them."""
+    i2v, v2v = _load_video(root, "i2v"), _load_video(root, "v2v")
+    like = architecture.build_motion_adapter()
+    tokenizer, vae = _tokenizer(root), _vae(root)
+    parts = Components(
+        vae=vae.to(memory_format=torch.contiguous_format),
+        tokenizer=tokenizer,
+        text_encoder=i2v.text_encoder,
+        unet=i2v.image_unet,
+        scheduler=architecture.build_scheduler(),
+        image_encoder=i2v.image_encoder,
+        feature_extractor=build_feature_extractor(),
+        controlnet=i2v.controlnet,
+        i2v_motion=extract_motion_adapter(i2v.unet, like),
+        v2v_motion=extract_motion_adapter(v2v.unet, like),
+        interpolator=Interpolator.from_pretrained(interpolator),
+    )
+    parts.i2v_unet = i2v.unet
+    for module in parts.modules().values():
+        module.to(torch.float16)
+    temporary = folder.with_name(folder.name + ".part")
+    shutil.rmtree(temporary, ignore_errors=True)
+    save_components(parts, temporary)
+    load_components(temporary)
+    for stage in ("autoencoder", "t2i", "i2v", "v2v"):
+        shutil.copy(root / stage / "recipe.json", temporary / f"recipe-{stage}.json")
+    shutil.copy(interpolator / "recipe.json", temporary / "recipe-interpolator.json")
+    digests = {
+        str(path.relative_to(temporary)): sha256_of(path) for path in sorted(temporary.rglob("*.safetensors"))
+    }
+    write_json(temporary / "sha256.json", digests)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def build_feature_extractor() -> CLIPImageProcessor:
+    """Return the image encoder's preprocessing: 64 px, [-1, 1]."""
+    side = {"height": 64, "width": 64}
+    return CLIPImageProcessor(
+        size=side, do_center_crop=False, crop_size=side, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+
+
+def _autoencoder(root: Path) -> None:
+    torch.manual_seed(AUTOENCODER.seed)
+    vae = build_autoencoder().to(memory_format=torch.channels_last)
+    pool = frame_pool(4000, LOW, 1)
+    train_autoencoder(vae, pool, AUTOENCODER, root / "autoencoder")
+    vae.save_pretrained(root / "autoencoder" / "vae")
+
+
+def _pools(root: Path) -> None:
+    """Render and encode all training data, each pool once."""
+    vae, tokenizer = _vae(root), _tokenizer(root)
+    folder = root / "pools"
+    folder.mkdir(exist_ok=True)
+    makers: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
+        "frames_low": lambda: _frame_latents(vae, tokenizer, 10_000, LOW, 11),
+        "frames_high": lambda: _frame_latents(vae, tokenizer, 3_000, HIGH, 12),
+        "clips_low": lambda: _clip_latents(vae, tokenizer, 1000, LOW, 21, stride=1),
+        "clips_high": lambda: _clip_latents(vae, tokenizer, 240, HIGH, 22, stride=2),
+    }
+    for name, make in makers.items():
+        path = folder / f"{name}.safetensors"
+        if not path.exists():
+            save_tensors(path, make())
+
+
+def _frame_latents(
+    vae: AutoencoderTiny, tokenizer: CLIPTokenizer, count: int, size: int, seed: int
+) -> dict[str, torch.Tensor]:
+    latents, captions = [], []
+    for start in tqdm(range(0, count, 1000), desc=f"encoding frames of {size} px"):
+        pool = frame_pool(1000, size, seed * 1000 + start, progress=False)
+        latents.append(encode_frames(vae, pool.frames))
+        captions += pool.captions
+    return {"latents": torch.cat(latents), "tokens": tokenize(tokenizer, captions)}
+
+
+def _clip_latents(
+    vae: AutoencoderTiny, tokenizer: CLIPTokenizer, count: int, size: int, seed: int, *, stride: int
+) -> dict[str, torch.Tensor]:
+    """Encode clips; at high resolution every second frame only, and what V2V starts from beside them."""
+    rows: dict[str, list[torch.Tensor]] = {"latents": [], "references": [], "positions": [], "start": []}
+    captions = []
+    for index in tqdm(range(count), desc=f"encoding clips of {size} px", mininterval=5):
+        scene = sample_scene(np.random.default_rng([seed, index]))
+        positions = torch.arange(index % stride, architecture.NUM_FRAMES, stride)
+        times = frame_times(architecture.NUM_FRAMES)[positions.numpy()]
+        captions.append(scene.caption)
+        rows["latents"].append(encode_frames(vae, _frames(render(scene, times, size).video)))
+        rows["references"].append(_frames(render(scene, np.zeros(1), size).video)[0])
+        rows["positions"].append(positions)
+        if size == HIGH:
+            generator = torch.Generator().manual_seed(index)
+            low = _frames(render(scene, times, LOW).video)
+            rows["start"].append(encode_frames(vae, degrade(vae, low, size, generator)))
+    stacked = {key: torch.stack(value) for key, value in rows.items() if value}
+    return {**stacked, "tokens": tokenize(tokenizer, captions)}
+
+
+def _frames(video: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(video).permute(0, 3, 1, 2).contiguous()
+
+
+def _t2i(root: Path) -> None:
+    tokenizer = _tokenizer(root)
+    torch.manual_seed(T2I.seed)
+    unet = architecture.build_unet().to(memory_format=torch.channels_last)
+    text_encoder = architecture.build_text_encoder(len(tokenizer))
+    batches = ImageBatches(
+        [(_frame_pool(root, "frames_low"), 32, 0.7), (_frame_pool(root, "frames_high"), 12, 0.3)],
+        unet,
+        text_encoder,
+        tokenizer,
+        architecture.build_scheduler(),
+        seed=T2I.seed,
+    )
+    train_text_to_image(batches, T2I, root / "t2i")
+    unet.save_pretrained(root / "t2i" / "unet")
+    text_encoder.save_pretrained(root / "t2i" / "text_encoder")
+
+
+def _i2v(root: Path) -> None:
+    tokenizer, parts = _tokenizer(root), _new_video(root)
+    scheduler = architecture.build_scheduler()
+    videos = VideoBatches(
+        _video_pool(root, "clips_low"), parts, tokenizer, scheduler, seed=I2V.seed, clips=4, frames=FRAMES
+    )
+    images = ImageBatches(
+        [(_frame_pool(root, "frames_low"), 24, 0.6), (_frame_pool(root, "frames_high"), 8, 0.4)],
+        parts.image_unet,
+        parts.text_encoder,
+        tokenizer,
+        scheduler,
+        seed=I2V.seed,
+    )
+    train_image_to_video(videos, images, I2V, root / "i2v")
+    _save_video(parts, root / "i2v")
+
+
+def _v2v(root: Path) -> None:
+    parts = _load_video(root, "i2v")
+    videos = VideoBatches(
+        _video_pool(root, "clips_high"),
+        parts,
+        _tokenizer(root),
+        architecture.build_scheduler(),
+        seed=V2V.seed,
+        clips=2,
+        frames=FRAMES,
+        timesteps=(20, 420),
+    )
+    train_video_to_video(videos, V2V, root / "v2v")
+    _save_video(parts, root / "v2v")
+
+
+def _new_video(root: Path) -> VideoParts:
+    """Start a video stage from the image model: zero motion output, empty ControlNet, untrained appearance."""
+    torch.manual_seed(I2V.seed)
+    image_unet = UNet2DConditionModel.from_pretrained(root / "t2i" / "unet").to(
+        memory_format=torch.channels_last
+    )
+    motion = architecture.build_motion_adapter()
+    zero_motion_output(motion)
+    controlnet = architecture.build_controlnet(image_unet)
+    unet = inflate(image_unet, motion)
+    attach_appearance(unet, architecture.IMAGE_DIM)
+    return VideoParts(
+        unet=unet,
+        image_unet=image_unet,
+        controlnet=controlnet,
+        image_encoder=architecture.build_image_encoder(),
+        text_encoder=CLIPTextModel.from_pretrained(root / "t2i" / "text_encoder"),
+    )
+
+
+def _modules(parts: VideoParts) -> dict[str, torch.nn.Module]:
+    return {
+        "unet": parts.unet,
+        "controlnet": parts.controlnet,
+        "image_encoder": parts.image_encoder,
+        "text_encoder": parts.text_encoder,
+    }
+
+
+def _save_video(parts: VideoParts, folder: Path) -> None:
+    state = {
+        f"{name}.{key}": value
+        for name, module in _modules(parts).items()
+        for key, value in module.state_dict().items()
+    }
+    save_tensors(folder / "parts.safetensors", state)
+
+
+def _load_video(root: Path, stage: str) -> VideoParts:
+    parts = _new_video(root)
+    state = load_file(_existing(root / stage / "parts.safetensors"))
+    for name, module in _modules(parts).items():
+        prefix = name + "."
+        module.load_state_dict(
+            {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        )
+    return parts
+
+
+def _tokenizer(root: Path) -> CLIPTokenizer:
+    return architecture.write_tokenizer(root / "tokenizer")
+
+
+def _vae(root: Path) -> AutoencoderTiny:
+    vae = AutoencoderTiny.from_pretrained(_existing(root / "autoencoder" / "vae"))
+    return vae.to(memory_format=torch.channels_last).eval()
+
+
+def _frame_pool(root: Path, name: str) -> LatentPool:
+    return LatentPool(**load_file(_existing(root / "pools" / f"{name}.safetensors")))
+
+
+def _video_pool(root: Path, name: str) -> VideoPool:
+    return VideoPool(**load_file(_existing(root / "pools" / f"{name}.safetensors")))
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise MagicVideoError(f"{path} is missing; train the stages in their order: {', '.join(STAGES)}")
+    return path

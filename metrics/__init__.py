@@ -1,0 +1,1 @@
+"""Automatic metrics of videos: tensors in, numbers with their uncertainty and signature out."""

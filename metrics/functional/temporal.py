@@ -1,0 +1,149 @@
+"""How a video moves: speed, smoothness of motion, and what motion does not explain.
+
+Every score without a reference that only asks for similar frames is best on a frozen video. The acceleration
+ratio is not: where nothing moves it is undefined, and the video is reported as static.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, interpolate
+
+from metrics.functional.flow import optical_flow, warp
+
+FLOW_SIDE = 128  # shorter side, in pixels, at which motion is measured
+STATIC_SPEED = 0.12  # % of the diagonal per second, mean over the fastest tenth of the frame
+CUT_RESIDUAL = 12.0  # grey levels
+CUT_RATIO = 4.0  # times the median of the other residuals
+CHUNK = 16  # frame pairs at once; bounds memory
+LUMA = (0.299, 0.587, 0.114)
+
+Profile = dict[str, float | int | bool | None]
+
+
+@torch.no_grad()
+def temporal_profile(video: Tensor, fps: float) -> Profile:
+    """Measure the motion of one video.
+
+    With F_t the flow from frame t to t + 1 and M_t its non-occluded pixels (forward and backward flow agree):
+
+    A static video has None for every value that judges it.
+
+    * ``speed``: mean of ‖F‖, in % of the frame's diagonal per second.
+    * ``static``: whether the fastest tenth of the frame stays below ``STATIC_SPEED``.
+    * ``accel_ratio``: Σ‖F_{t+1} - F_t‖ / Σ(‖F_{t+1}‖ + ‖F_t‖), 0 for constant velocity, 1 for stop-and-go,
+      jitter or shuffled frames; None below three frames.
+    * ``warp_residual``: mean over M of |I_t - I_{t+1}(x + F)| in grey levels, both softened alike because
+      warping softens one of them; over the moving frame pairs, so that holding a frame does not lower it.
+    * ``luminance_flicker``: standard deviation over the moving frame pairs of the gain that best maps the
+    warped
+      frame onto its neighbour; None below two such pairs.
+    * ``cuts``: frame pairs whose residual stands out; they are left out of the values above.
+    * ``sharpness``: variance of the Laplacian, since blur lowers ``warp_residual``.
+    * ``still_share``: share of frame pairs that are static each for itself.
+
+    Args:
+        video: ``(T, C, H, W)`` uint8, C = 1 or 3, at least two frames.
+        fps: frames per second, above 0.
+
+    Raises:
+        ValueError: another shape or dtype, fewer than two frames, or an fps that is not above 0.
+    """
+    _check(video, fps)
+    grey = _grey(video)
+    diagonal = math.hypot(*grey.shape[-2:])
+    flows, residuals, gains = _pairs(grey)
+    magnitudes = flows.norm(dim=1)
+    scale = 100 * fps / diagonal
+    fastest = magnitudes.flatten(1).topk(max(1, magnitudes[0].numel() // 10), dim=1).values.mean(1) * scale
+    cut = _cuts(residuals)
+    kept = ~cut
+    moving = kept & (fastest >= STATIC_SPEED)
+    static = bool(kept.any()) and bool(fastest[kept].mean() < STATIC_SPEED)
+    judged = bool(moving.any()) and not static
+    return {
+        "speed": float(magnitudes.mean((1, 2))[kept].mean() * scale) if bool(kept.any()) else None,
+        "static": static,
+        "accel_ratio": _accel_ratio(flows, magnitudes, kept) if judged else None,
+        "warp_residual": float(residuals[moving].mean()) if judged else None,
+        "luminance_flicker": float(gains[moving].std(correction=0))
+        if judged and int(moving.sum()) > 1
+        else None,
+        "cuts": int(cut.sum()),
+        "sharpness": _sharpness(grey),
+        "still_share": float((fastest < STATIC_SPEED).float().mean()),
+    }
+
+
+def _check(video: Tensor, fps: float) -> None:
+    if video.ndim != 4 or video.shape[1] not in (1, 3) or video.dtype != torch.uint8:
+        raise ValueError(f"expected uint8 (T, 1 or 3, H, W), got {video.dtype} {tuple(video.shape)}")
+    if len(video) < 2:
+        raise ValueError(f"motion needs at least 2 frames, got {len(video)}")
+    if not (fps > 0 and math.isfinite(fps)):
+        raise ValueError(f"fps must be above 0, got {fps}")
+
+
+def _grey(video: Tensor) -> Tensor:
+    """Return ``(T, h, w)`` float luma with the shorter side at most ``FLOW_SIDE``, antialiased."""
+    weights = torch.tensor(LUMA if video.shape[1] == 3 else (1.0,), device=video.device).view(1, -1, 1, 1)
+    height, width = video.shape[-2:]
+    factor = min(1.0, FLOW_SIDE / min(height, width))
+    size = (max(1, round(height * factor)), max(1, round(width * factor)))
+    parts = []
+    for part in video.split(CHUNK):
+        luma = (part.float() * weights).sum(1, keepdim=True)
+        if size != (height, width):
+            luma = interpolate(luma, size=size, mode="bilinear", antialias=True, align_corners=False)
+        parts.append(luma[:, 0])
+    return torch.cat(parts)
+
+
+def _pairs(grey: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return flow ``(T-1, 2, h, w)``, residual ``(T-1,)`` and gain ``(T-1,)`` of neighbouring frames."""
+    flows, residuals, gains = [], [], []
+    for a, b in zip(grey[:-1].split(CHUNK), grey[1:].split(CHUNK), strict=True):
+        forward, backward = optical_flow(a, b), optical_flow(b, a)
+        seen = _non_occluded(forward, backward)
+        first = _soften(a[:, None])
+        second = _soften(warp(b[:, None], forward))
+        total = seen.sum((1, 2, 3)).clamp(min=1)
+        residuals.append(((first - second).abs() * seen).sum((1, 2, 3)) / total)
+        power = (second * second * seen).sum((1, 2, 3)).clamp(min=1e-6)
+        gains.append((first * second * seen).sum((1, 2, 3)) / power)
+        flows.append(forward)
+    return torch.cat(flows), torch.cat(residuals), torch.cat(gains)
+
+
+def _non_occluded(forward: Tensor, backward: Tensor) -> Tensor:
+    """Return ``(B, 1, h, w)`` 1 where the backward flow undoes the forward one (Sundaram et al. 2010)."""
+    returned = warp(backward, forward)
+    gap = (forward + returned).square().sum(1, keepdim=True)
+    size = forward.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
+    return (gap < 0.01 * size + 0.5).float()
+
+
+def _soften(x: Tensor) -> Tensor:
+    kernel = x.new_tensor([1.0, 2.0, 1.0])
+    weights = (kernel[:, None] * kernel[None, :] / 16)[None, None]
+    return conv2d(torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), weights)
+
+
+def _cuts(residuals: Tensor) -> Tensor:
+    limit = (CUT_RATIO * residuals.median()).clamp(min=CUT_RESIDUAL)
+    return residuals > limit
+
+
+def _accel_ratio(flows: Tensor, magnitudes: Tensor, kept: Tensor) -> float | None:
+    both = kept[1:] & kept[:-1]
+    if not bool(both.any()):
+        return None
+    change = (flows[1:] - flows[:-1]).norm(dim=1).mean((1, 2))[both].sum()
+    total = (magnitudes[1:] + magnitudes[:-1]).mean((1, 2))[both].sum()
+    return float(change / total) if float(total) > 0 else None
+
+
+def _sharpness(grey: Tensor) -> float:
+    weights = grey.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
+    return float(conv2d(grey[:, None], weights).var())

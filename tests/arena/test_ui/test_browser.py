@@ -1,0 +1,263 @@
+"""The voting page in a real browser: a whole study by keyboard, clicks which survive a lost connection."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from statistics import median
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from sqlalchemy import select
+
+from arena.models import Assignment, Vote
+
+pytestmark = pytest.mark.browser
+
+SECRET = "organiser-secret-for-tests"
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+NAMES = (b"zephyrine", b"quagmire")
+LEFT_IS_RED = """() => {
+  const canvas = document.createElement('canvas');
+  canvas.width = canvas.height = 8;
+  const pixels = canvas.getContext('2d');
+  pixels.drawImage(window.arenaVideos()[0], 0, 0, 8, 8);
+  const [red, , blue] = pixels.getImageData(0, 0, 1, 1).data;
+  return red > blue;
+}"""
+
+
+@dataclass
+class Watch:
+    """Everything a page said and received."""
+
+    complaints: list[str] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+    responses: list = field(default_factory=list)
+    frames: list[bytes] = field(default_factory=list)
+
+    def follow(self, page: Page) -> None:
+        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.addresses.append(request.url))
+        page.on("response", lambda response: self.responses.append(response))
+        page.on("websocket", lambda socket: socket.on("framereceived", self._frame))
+
+    def _frame(self, payload: str | bytes) -> None:
+        self.frames.append(payload.encode() if isinstance(payload, str) else payload)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        assert os.environ.get("CI") != "true", (
+            "the gate needs Chromium: install it with apt-get install chromium"
+        )
+        pytest.skip("no Chromium on this machine")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def address(setting, tmp_path) -> Iterator[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = "from evaluation.cli.arena import app; app()"
+    options = ["--db", setting.url, "--port", str(port), "--admin-token", SECRET]
+    log = tmp_path / "server.log"
+    with log.open("wb") as output:
+        arguments = [sys.executable, "-c", command, "serve", *options]
+        server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=output)
+    base = f"http://127.0.0.1:{port}"
+    _wait_for(f"{base}/_stcore/health", server)
+    yield base
+    server.terminate()
+    server.wait(20)
+    assert "Traceback" not in log.read_text("utf-8")
+
+
+def _wait_for(address: str, server: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert server.poll() is None, "the arena ended before it served"
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError("the arena did not start within a minute")
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context.add_init_script(
+        """window.arenaVideos = () => {
+             const find = (root) => {
+               const own = [...root.querySelectorAll('video')];
+               const below = [...root.querySelectorAll('*')].filter((each) => each.shadowRoot);
+               return own.concat(...below.map((each) => find(each.shadowRoot)));
+             };
+             return find(document);
+           };"""
+    )
+    yield context.new_page()
+    context.close()
+
+
+def join(page: Page, address: str, token: str) -> None:
+    page.goto(f"{address}/join/{token}")
+    expect(page.get_by_role("button", name="Start")).to_be_focused(timeout=30_000)
+    page.keyboard.press("Enter")
+
+
+def wait_until_open(page: Page) -> None:
+    expect(page.get_by_role("button", name="About the same")).to_be_enabled(timeout=30_000)
+
+
+def votes_of(setting) -> list[Vote]:
+    with setting.database.reading() as session:
+        return list(
+            session.scalars(
+                select(Vote).join(Assignment, Assignment.id == Vote.assignment_id).order_by(Assignment.seq_no)
+            )
+        )
+
+
+def drifts(page: Page) -> list[float]:
+    script = "() => { const [l, r] = window.arenaVideos(); return Math.abs(l.currentTime - r.currentTime); }"
+    measured = []
+    for _ in range(20):
+        measured.append(page.evaluate(script))
+        page.wait_for_timeout(40)
+    return measured
+
+
+def test_whole_study_by_keyboard(setting, address, page) -> None:
+    watch = Watch()
+    watch.follow(page)
+    join(page, address, setting.invite())
+    clicks = []
+    for number in range(4):
+        expect(page.get_by_text(f"{number + 1} of 4")).to_be_visible(timeout=30_000)
+        if number == 0:
+            page.keyboard.press("1")  # too early: nothing has been watched
+            expect(page.get_by_role("button", name="Left is better")).to_be_disabled()
+        wait_until_open(page)
+        if number == 1:
+            assert median(drifts(page)) < 1 / 16
+        left_is_red = page.evaluate(LEFT_IS_RED)
+        choice = "same" if number == 2 else "left" if left_is_red else "right"
+        for _ in range(3):  # an impatient voter
+            page.keyboard.press({"left": "1", "same": "ArrowDown", "right": "ArrowRight"}[choice])
+        clicks.append(choice)
+    expect(page.get_by_role("heading", name="Thank you!")).to_be_visible(timeout=30_000)
+    votes = votes_of(setting)
+    assert [vote.raw_choice for vote in votes] == clicks
+    assert [vote.outcome for vote in votes] == [1, 1, 0, 1]  # red is the candidate
+    assert all(
+        vote.watched_left_ms >= 300 and vote.watched_right_ms >= 300 and vote.rt_ms >= 400 for vote in votes
+    )
+    assert watch.complaints == []
+    assert [url for url in watch.addresses if not url.startswith((address, "data:", f"blob:{address}"))] == []
+    _assert_blind(watch)
+
+
+def _assert_blind(watch: Watch) -> None:
+    bodies = [each.body() for each in watch.responses if each.status == 200]
+    headers = [str(each.headers).encode() for each in watch.responses]
+    spoken = [*bodies, *headers, *watch.frames, *(url.encode() for url in watch.addresses)]
+    assert sum(map(len, bodies)) > 10_000
+    assert watch.frames
+    assert not [name for name in NAMES for text in spoken if name in text.lower()]
+
+
+def test_prompt_is_shown_as_text(setting, address, page) -> None:
+    join(page, address, setting.invite())
+    seen = []
+    for _ in range(4):
+        wait_until_open(page)
+        seen.append(page.locator(".prompt").inner_text())
+        before = page.locator(".count").inner_text()
+        page.keyboard.press("2")
+        expect(page.locator(".count")).not_to_have_text(before)
+    assert any("<script>alert(1)</script>" in text for text in seen)
+    assert page.locator(".prompt").locator("*").count() == 0
+
+
+def test_click_survives_lost_connection_and_reload(setting, address, page) -> None:
+    join(page, address, setting.invite())
+    wait_until_open(page)
+
+    def refuse(route: Route) -> None:
+        route.abort()
+
+    page.route("**/api/**", refuse)
+    page.get_by_role("button", name="Left is better").click()
+    expect(page.get_by_text("No connection.")).to_be_visible(timeout=30_000)
+    page.reload()
+    assert votes_of(setting) == []
+    page.unroute("**/api/**", refuse)
+    expect(page.get_by_text("2 of 4")).to_be_visible(timeout=30_000)
+    assert [vote.raw_choice for vote in votes_of(setting)] == ["left"]
+
+
+def test_page_opens_registration_and_fits_a_phone(setting, address, page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(address)
+    page.get_by_role("button", name="Take part").click(timeout=30_000)
+    page.get_by_role("button", name="Start").click(timeout=30_000)
+    wait_until_open(page)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
+    for name in ("Left is better", "About the same", "Right is better"):
+        box = page.get_by_role("button", name=name).bounding_box()
+        assert box["height"] >= 44
+        assert box["y"] + box["height"] <= 844
+
+
+def test_calm_voters_start_the_videos_themselves(setting, address, page) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    join(page, address, setting.invite())
+    wait_until_open(page)
+    page.keyboard.press("2")
+    expect(page.get_by_text("2 of 4")).to_be_visible()
+    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    page.keyboard.press("Space")
+    wait_until_open(page)
+
+
+def test_results_are_for_the_organiser_only(setting, address, page, browser) -> None:
+    join(page, address, setting.invite())
+    wait_until_open(page)
+    page.keyboard.press("2")
+    expect(page.get_by_text("2 of 4")).to_be_visible()
+    page.goto(f"{address}/?view=results")
+    expect(page.get_by_text("This page is for the organiser.")).to_be_visible(timeout=30_000)
+    assert "Zephyrine" not in page.content()
+    page.goto(f"{address}/organiser/{SECRET}")
+    expect(page.get_by_text("1 of 12")).to_be_visible(timeout=30_000)
+    expect(page.locator(".mv-results")).to_have_count(0)
+    page.get_by_text("Show interim results").click()
+    expect(page.locator(".mv-results")).to_contain_text("Zephyrine-XL", timeout=30_000)
+    page.get_by_role("button", name="Make a personal link").click()
+    link = page.get_by_text(f"{address}/join/").inner_text(timeout=30_000)
+    fresh = browser.new_context().new_page()
+    fresh.goto(link.strip())
+    expect(fresh.get_by_role("button", name="Start")).to_be_visible(timeout=30_000)
+    fresh.context.close()
