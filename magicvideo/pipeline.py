@@ -26,6 +26,7 @@ from magicvideo.reference import Reference
 from magicvideo.v2v import MagicVideoV2V, check_strength, resize_frames
 from magicvideo.vfi.baselines import fade, hold
 from magicvideo.vfi.interpolator import interpolate
+from magicvideo.video import write_video
 
 STAGES = ("t2i", "i2v", "v2v", "vfi")
 CONFIG_FILE = "magicvideo.json"
@@ -280,6 +281,16 @@ class _Run:
         model = self.pipe.components.interpolator
         predict = {"edsc": model.predict, "blend": fade, "repeat": hold}[self.config.vfi.kind]
         return to_uint8(interpolate(keyframes, self.config.vfi.factor, predict))
+
+
+def write_stages(folder: Path, result: VideoResult, keyframe_fps: int) -> None:
+    """Write the reference image (``t2i.png``) and each later stage's video (``i2v.mp4``, ...) into ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    reference = result.stages["t2i"][0].permute(1, 2, 0).numpy()
+    Image.fromarray(reference).save(folder / "t2i.png")
+    for stage in ("i2v", "v2v"):
+        write_video(folder / f"{stage}.mp4", result.stages[stage], Fraction(keyframe_fps))
+    write_video(folder / "vfi.mp4", result.stages["vfi"], result.fps)
 
 
 def stage_seed(seed: int, stage: str) -> int:

@@ -56,7 +56,7 @@ class MagicVideoV2V(AnimateDiffVideoToVideoControlNetPipeline):
         arguments: dict[str, Any] = {
             "prompt": prompt,
             "negative_prompt": negative_prompt,
-            "video": [video],
+            "video": video,
             "height": size,
             "width": size,
             "strength": strength,

@@ -22,7 +22,7 @@ VIDEO_CONFIG: dict[str, Any] = {
     "frames": 8,
     "size": 64,
     "embed_dim": 128,
-    "stem": [24, 48],
+    "stem": [16, 48],
     "channels": [56, 64],
     "text": {"context_length": 24, "width": 48, "heads": 4, "layers": 2},
 }
@@ -35,11 +35,11 @@ class VideoTower(nn.Module):
         super().__init__()
         frame: list[nn.Module] = []
         for before, after in zip([3, *stem], stem, strict=False):
-            frame += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.GELU()]
+            frame += [nn.Conv2d(before, after, 3, 2, 1), nn.BatchNorm2d(after), nn.ReLU()]
         clip: list[nn.Module] = []
         for index, (before, after) in enumerate(zip([stem[-1], *channels], channels, strict=False)):
             stride = (1 if index == 0 else 2, 2, 2)
-            clip += [nn.Conv3d(before, after, 3, stride, 1), nn.BatchNorm3d(after), nn.GELU()]
+            clip += [nn.Conv3d(before, after, 3, stride, 1), nn.BatchNorm3d(after), nn.ReLU()]
         self.frame = nn.Sequential(*frame).to(memory_format=torch.channels_last)
         self.clip = nn.Sequential(*clip).to(memory_format=torch.channels_last_3d)
         self.pool = nn.AdaptiveAvgPool3d((1, 2, 2))

@@ -136,12 +136,29 @@ def sqlite_url(migrated_file: Path, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'study.db'}"
 
 
-@pytest.fixture(params=ENGINES)
-def database_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """URL of a database with every table and no rows, on either engine."""
+@contextmanager
+def _migrated(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """URL of a database with every table and no rows, on the engine that the fixture is parametrised with."""
     if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite_url")
+        shutil.copy(request.getfixturevalue("migrated_file"), folder / "study.db")
+        yield f"sqlite:///{folder / 'study.db'}"
         return
     server = request.getfixturevalue("postgresql_server")
     with _postgresql_database(server, request.getfixturevalue("migrated_template")) as url:
+        yield url
+
+
+@pytest.fixture(params=ENGINES)
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """URL of a database with every table and no rows, on either engine."""
+    with _migrated(request, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def shared_database_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """As `database_url`, one for all tests of a module: for tests that leave it as it was."""
+    with _migrated(request, tmp_path_factory.mktemp("shared")) as url:
         yield url

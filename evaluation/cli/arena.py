@@ -75,8 +75,10 @@ def serve(
     if state != "open":
         typer.echo(f"Nobody can vote before 'magicvideo study open {slug}'.")
     typer.echo("Stop with Ctrl-C. A vote is stored before its click is answered.")
-    serve_arena(service, host=host, port=port)
-    database.close()
+    try:
+        serve_arena(service, host=host, port=port)
+    finally:
+        database.close()
 
 
 def _public_url(given: str | None, host: str, port: int) -> str:

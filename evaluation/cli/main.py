@@ -6,9 +6,17 @@ import sys
 import typer
 
 from arena.errors import ArenaError
+from evaluation.cli import arena, db, study, train
+from evaluation.cli.demo import demo
+from evaluation.cli.generate import generate
+from evaluation.cli.report import report
+from evaluation.cli.score import metrics_app, score
 from evaluation.errors import EvaluationError
 from magicvideo.errors import MagicVideoError
 from metrics.errors import MetricError
+
+# Libraries whose notices say nothing a user of this program could act on.
+CHATTY = ("alembic", "diffusers.models.modeling_utils", "diffusers.configuration_utils", "httpx")
 
 app = typer.Typer(
     name="magicvideo",
@@ -18,10 +26,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.command()(generate)
+app.command()(score)
+app.command()(report)
+app.command()(demo)
+app.add_typer(study.app, name="study")
+app.add_typer(arena.app, name="arena")
+app.add_typer(db.app, name="db")
+app.add_typer(metrics_app, name="metrics")
+app.add_typer(train.app, name="train")
+
 
 def main() -> None:
     """Run the program; a foreseen failure ends in one sentence on stderr and exit status 1."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         app()
     except (ArenaError, EvaluationError, MagicVideoError, MetricError) as error:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file
 from tqdm import tqdm
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from magicvideo.appearance import attach_appearance
 from magicvideo.backbone import extract_motion_adapter, inflate, zero_motion_output
@@ -39,10 +39,11 @@ from magicvideo.training.diffusion import (
     train_video_to_video,
 )
 from magicvideo.training.loop import TrainConfig, save_tensors, sha256_of, write_json
+from magicvideo.training.vfi import train_vfi
 from magicvideo.vfi.interpolator import Interpolator
 
 LOW, HIGH = 152, 264  # sides of I2V's and V2V's frames in pixels
-STAGES = ("autoencoder", "pools", "t2i", "i2v", "v2v")
+ALL_STAGES = ("autoencoder", "pools", "t2i", "i2v", "v2v", "interpolator", "assemble")
 
 AUTOENCODER = TrainConfig(
     steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.7, seed=0
@@ -53,27 +54,30 @@ V2V = TrainConfig(steps=300, batch_size=2, learning_rate=3e-4, seed=3, save_ever
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
 
-def train_stage(stage: str, root: Path) -> None:
-    """Train one stage (see ``STAGES``) into ``root``.
+def train_stage(stage: str, root: Path, checkpoint: Path) -> None:
+    """Train one stage (see ``ALL_STAGES``) into ``root``; the last one writes ``checkpoint``.
 
     Raises:
         MagicVideoError: an unknown stage, or one whose predecessors have not been trained yet.
     """
-    stages: dict[str, Callable[[Path], None]] = {
-        "autoencoder": _autoencoder,
-        "pools": _pools,
-        "t2i": _t2i,
-        "i2v": _i2v,
-        "v2v": _v2v,
+    stages: dict[str, Callable[[], object]] = {
+        "autoencoder": lambda: _autoencoder(root),
+        "pools": lambda: _pools(root),
+        "t2i": lambda: _t2i(root),
+        "i2v": lambda: _i2v(root),
+        "v2v": lambda: _v2v(root),
+        "interpolator": lambda: train_vfi(root / "interpolator"),
+        "assemble": lambda: assemble(root, checkpoint),
     }
     if stage not in stages:
-        raise MagicVideoError(f"unknown training stage {stage!r}; known: {', '.join(stages)}")
+        raise MagicVideoError(f"unknown training stage {stage!r}; known: {', '.join(ALL_STAGES)}")
     root.mkdir(parents=True, exist_ok=True)
-    stages[stage](root)
+    stages[stage]()
 
 
-def assemble(root: Path, interpolator: Path, folder: Path) -> None:
+def assemble(root: Path, folder: Path) -> None:
     """Write the trained parts as a checkpoint in float16, with recipes and digests beside them."""
+    interpolator = _existing(root / "interpolator")
     i2v, v2v = _load_video(root, "i2v"), _load_video(root, "v2v")
     like = architecture.build_motion_adapter()
     tokenizer, vae = _tokenizer(root), _vae(root)
@@ -132,8 +136,8 @@ def _pools(root: Path) -> None:
     makers: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
         "frames_low": lambda: _frame_latents(vae, tokenizer, 10_000, LOW, 11),
         "frames_high": lambda: _frame_latents(vae, tokenizer, 3_000, HIGH, 12),
-        "clips_low": lambda: _clip_latents(vae, tokenizer, 1000, LOW, 21, stride=1),
-        "clips_high": lambda: _clip_latents(vae, tokenizer, 240, HIGH, 22, stride=2),
+        "clips_low": lambda: _clip_latents(vae, tokenizer, 800, LOW, 21, stride=1),
+        "clips_high": lambda: _clip_latents(vae, tokenizer, 200, HIGH, 22, stride=2),
     }
     for name, make in makers.items():
         path = folder / f"{name}.safetensors"
@@ -298,5 +302,5 @@ def _video_pool(root: Path, name: str) -> VideoPool:
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise MagicVideoError(f"{path} is missing; train the stages in their order: {', '.join(STAGES)}")
+        raise MagicVideoError(f"{path} is missing; train the stages in their order: {', '.join(ALL_STAGES)}")
     return path

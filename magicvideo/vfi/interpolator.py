@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -56,20 +56,6 @@ def interpolate(frames: Tensor, factor: int, predict: Predictor, *, chunk: int =
     return output
 
 
-class Synthesis(NamedTuple):
-    """A predicted frame and what it was made from.
-
-    Attributes:
-        frame: ``(B, 3, H, W)``, not clamped.
-        moved: both keyframes carried to the time by the flow alone, ``(B, 3, H, W)`` each.
-        coarse: ``(B, 4, H' / 4, W' / 4)`` flow in pixels, over the padded frame.
-    """
-
-    frame: Tensor
-    moved: tuple[Tensor, Tensor]
-    coarse: Tensor
-
-
 class Interpolator(ModelMixin, ConfigMixin):
     """EDSC's deformable separable kernels, carried by a coarse flow; made for small presets.
 
@@ -114,15 +100,10 @@ class Interpolator(ModelMixin, ConfigMixin):
 
     def forward(self, first: Tensor, second: Tensor, time: Tensor) -> Tensor:
         """Return the frame ``(B, 3, H, W)`` at ``time`` ``(B,)``, not clamped."""
-        return self.synthesise(first, second, time).frame
-
-    def synthesise(self, first: Tensor, second: Tensor, time: Tensor) -> Synthesis:
-        """Return the frame at ``time`` ``(B,)`` with its intermediate results."""
         height, width = first.shape[-2:]
         scale = int(self.config.scale)
         one, two = (_padded(frame, self.stride) for frame in (first, second))
-        coarse = self.flow(one, two, time)
-        flow = _enlarge(coarse, 4 // scale)
+        flow = _enlarge(self.flow(one, two, time), 4 // scale)
         kernels = self._kernels(F.avg_pool2d(one, scale), F.avg_pool2d(two, scale), flow, time)
         parts = [*kernels[0], *kernels[1], flow]
         large = _enlarge(torch.cat(parts, 1), scale)[..., :height, :width]
@@ -131,8 +112,7 @@ class Interpolator(ModelMixin, ConfigMixin):
         moved = (warp(first, flow[:, :2]), warp(second, flow[:, 2:]))
         rest = 1 - sum(kernel_sum(kernel.vertical, kernel.horizontal, kernel.mask) for kernel in (near, far))
         share = time.to(first.dtype).view(-1, 1, 1, 1)
-        frame = dsepconv(first, *near) + dsepconv(second, *far) + rest * torch.lerp(moved[0], moved[1], share)
-        return Synthesis(frame, moved, coarse)
+        return dsepconv(first, *near) + dsepconv(second, *far) + rest * torch.lerp(moved[0], moved[1], share)
 
     def _kernels(self, first: Tensor, second: Tensor, flow: Tensor, time: Tensor) -> tuple[Kernel, Kernel]:
         """Return kernels for reduced frames; their displacements, the flow included, are in full pixels."""

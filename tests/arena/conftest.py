@@ -77,7 +77,7 @@ def _bare_video(session: Session, system: str, prompt: str, sha256: str) -> Vide
     return video
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_study() -> StudyMaker:
     """Fill a database with an open study whose clips are stand-in bytes: quick, however many pairs."""
 

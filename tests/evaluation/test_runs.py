@@ -1,4 +1,5 @@
 import hashlib
+import io
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from sqlalchemy import select
@@ -164,17 +166,20 @@ def kill_after(home: Path, files: int) -> None:
 
 def test_killed_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     killed, calm = tmp_path / "killed", tmp_path / "calm"
-    kill_after(killed, 1)
-    kill_after(killed, 7)
+    kill_after(killed, 5)
     ends = []
     for home in (killed, calm):
         finish(home)
         database = open_database(f"sqlite:///{home / 'run.db'}")
-        ends.append(stored(database))
+        # Their bytes may differ: x264 is not always deterministic.
+        ends.append({row[:3] for row in stored(database)})
         with database.reading() as session:
             assert {run.state for run in session.scalars(select(Run))} == {"finished"}
-            for sha256 in session.scalars(select(Video.media_sha256)):
-                assert hashlib.sha256(media.read(session, sha256)).hexdigest() == sha256
+            for video in session.scalars(select(Video)):
+                data = media.read(session, video.media_sha256)
+                assert hashlib.sha256(data).hexdigest() == video.media_sha256
+                with av.open(io.BytesIO(data)) as container:
+                    assert sum(1 for _ in container.decode(video=0)) == video.frames == 12
         database.close()
     assert ends[0] == ends[1]
     assert len(ends[0]) == 12

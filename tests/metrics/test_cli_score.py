@@ -36,7 +36,7 @@ def test_a_folder_is_scored_into_json(videos: Path, tiny_clip: Path, tiny_video_
     prompts.write_text("a red star moving\na blue star moving\n")
     result = run(
         "score", videos, "--metrics", "clip,fvd,temporal", "--prompts", prompts, "--reference", videos,
-        "--clip-model", f"local-dir:{tiny_clip}", "--extractor-weights", tiny_video_model, "--json", out, "-q",
+        "--clip-model", f"local-dir:{tiny_clip}", "--extractor-weights", tiny_video_model, "-q", "--json", out,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     data = json.loads(out.read_text())

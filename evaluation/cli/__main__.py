@@ -1,0 +1,5 @@
+"""Run the program as ``python -m evaluation.cli``."""
+
+from evaluation.cli.main import main
+
+main()

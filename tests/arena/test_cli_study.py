@@ -1,0 +1,130 @@
+"""The commands `magicvideo db` and `magicvideo study`, from folders of clips to a report."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+import evaluation
+from arena.assignment import lease
+from arena.database import Database
+from arena.errors import ArenaError, DatabaseError
+from arena.voting import submit
+from evaluation.cli import db, study
+
+VOTES = Path(evaluation.__file__).parent / "data" / "votes"
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of a database that is not there yet, in an empty current folder."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return f"sqlite:///{tmp_path / 'here' / 'study.db'}"
+
+
+def _run(app, *arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def _done(app, *arguments: object) -> str:
+    result = _run(app, *arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_database_is_made_checked_copied_and_taken_back(url: str, tmp_path: Path) -> None:
+    assert "is at revision" in _done(db.app, "upgrade", "--db", url)
+    assert "as this program needs it" in _done(db.app, "check", "--db", url)
+    assert "written" in _done(db.app, "backup", tmp_path / "copy.db", "--db", url)
+    _done(db.app, "check", "--db", tmp_path / "copy.db")
+    assert "base" in _done(db.app, "downgrade", "base", "--yes", "--db", url)
+    assert isinstance(_run(db.app, "check", "--db", url).exception, DatabaseError)
+
+
+def test_taking_a_database_back_asks_first(url: str) -> None:
+    _done(db.app, "upgrade", "--db", url)
+    assert _run(db.app, "downgrade", "base", "--db", url).exit_code == 1
+    _done(db.app, "check", "--db", url)
+
+
+def test_published_tables_go_from_file_to_report(url: str) -> None:
+    table = VOTES / "magicvideo_v2_table1.csv"
+    _done(study.app, "import", "counts", table, "--study", "paper", "--db", url)
+    report = json.loads(_done(study.app, "report", "paper", "--json", "--db", url))
+    assert [round(row["ratio"], 6) for row in report["comparisons"]] == [
+        2.669165,
+        2.679401,
+        2.718924,
+        1.782428,
+        1.624019,
+    ]
+    text = _done(study.app, "report", "paper", "--db", url)
+    assert "2.669" in text
+    assert "30,500" in text
+    listed = _done(study.app, "list", "--db", url)
+    assert "paper" in listed
+    assert "30600" in listed
+
+
+def test_two_folders_become_a_study_and_votes_a_table(url: str, make_clip, tmp_path: Path) -> None:
+    for number, system in enumerate(("ours", "rival")):
+        for prompt in ("a dog", "a cat"):
+            make_clip(f"{system}/{prompt}-0.mp4", frames=3, seed=number)
+        _done(study.app, "import", "videos", tmp_path / system, "--system", system, "--db", url)
+    created = _done(study.app, "create", "one", "--candidate", "ours", "--competitor", "rival", "--db", url)
+    assert "2 pairs of 2 prompts, 2 votes wanted" in created
+    assert "open" in _done(study.app, "open", "one", "--db", url)
+    _, token = _done(study.app, "invite", "one", "--db", url).split()
+    database = Database(url)
+    while (task := lease(database, token)) is not None:
+        submit(database, token=token, assignment=task.assignment, choice="left", client_token=task.left)
+    database.close()
+    status = json.loads(_done(study.app, "status", "one", "--json", "--db", url))
+    assert (status["votes"], status["target_votes"]) == (2, 2)
+    _done(study.app, "close", "one", "--db", url)
+    _done(study.app, "export", "one", "--out", tmp_path / "votes.csv", "--db", url)
+    with (tmp_path / "votes.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["verdict"] for row in rows) == ["bad", "good"]  # same side twice: sides were balanced
+    _done(study.app, "import", "votes", tmp_path / "votes.csv", "--study", "again", "--db", url)
+    reports = [
+        json.loads(_done(study.app, "report", name, "--json", "--db", url)) for name in ("one", "again")
+    ]
+    counts = [
+        [row[key] for key in ("good", "same", "bad")] for report in reports for row in report["comparisons"]
+    ]
+    assert counts == [[1, 0, 1], [1, 0, 1]]
+
+
+def test_nothing_is_written_where_the_command_is_run(url: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    _done(study.app, "import", "counts", VOTES / "magicvideo_v2_table1.csv", "--study", "paper", "--db", url)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_failures_are_sentences(url: str, tmp_path: Path) -> None:
+    missing = _run(study.app, "report", "none", "--db", url)
+    assert isinstance(missing.exception, DatabaseError)
+    assert "magicvideo db upgrade" in str(missing.exception)
+    _done(db.app, "upgrade", "--db", url)
+    assert "no studies yet" in _done(study.app, "list", "--db", url)
+    for arguments in (("report", "none"), ("open", "none"), ("export", "none", "--out", tmp_path / "x.csv")):
+        failed = _run(study.app, *arguments, "--db", url)
+        assert isinstance(failed.exception, ArenaError)
+        assert "there is no study 'none'" in str(failed.exception)
+
+
+def test_wrong_use_ends_with_status_2(url: str) -> None:
+    table = VOTES / "genai_bench_video_votes.csv"
+    assert _run(study.app, "import", "genai-bench", table, "--study", "g", "--db", url).exit_code == 2
+    assert (
+        _run(
+            study.app, "import", "genai-bench", table, "--study", "g", "--both-bad", "x", "--db", url
+        ).exit_code
+        == 2
+    )
