@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
@@ -12,7 +13,7 @@ from magicvideo.errors import MagicVideoError
 SPATIAL_PARTS = ("conv_in", "time_proj", "time_embedding", "conv_norm_out", "conv_act", "conv_out")
 SPATIAL_BLOCK_PARTS = ("resnets", "attentions", "downsamplers", "upsamplers")
 
-Backbone = UNet2DConditionModel | UNetMotionModel
+Backbone: TypeAlias = UNet2DConditionModel | UNetMotionModel
 
 
 def inflate(unet: UNet2DConditionModel, motion_adapter: MotionAdapter) -> UNetMotionModel:
@@ -97,7 +98,7 @@ class _Positions:
     def __init__(self, positions: torch.Tensor) -> None:
         self.positions = positions
 
-    def __call__(self, module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+    def __call__(self, module: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
         (hidden,) = inputs  # (B * pixels, F, C), the pixels of a clip together
         embedding = module.pe[0, self.positions]  # (B, F, C)
         return hidden + embedding.repeat_interleave(len(hidden) // len(embedding), 0)

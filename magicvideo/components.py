@@ -24,6 +24,18 @@ from magicvideo.vfi.interpolator import Interpolator
 
 EMBEDDED = "embedded:"
 APPEARANCE_FILE = "appearance.safetensors"
+SAVED_AS_THEY_ARE = (
+    "vae",
+    "tokenizer",
+    "text_encoder",
+    "scheduler",
+    "image_encoder",
+    "feature_extractor",
+    "controlnet",
+    "i2v_motion",
+    "v2v_motion",
+    "interpolator",
+)
 
 
 @dataclass(kw_only=True)
@@ -71,11 +83,11 @@ def locate(checkpoint: str) -> Path:
     if Path(checkpoint).is_dir():
         return Path(checkpoint)
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(checkpoint))
-    except (HFValidationError, HubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise MagicVideoError(
             f"no checkpoint at {checkpoint!r}: it is neither a folder nor a hub id that can be reached; "
             f"give a folder written by save_pretrained"
@@ -109,18 +121,10 @@ def load_components(folder: Path) -> Components:
 
 def save_components(parts: Components, folder: Path) -> None:
     """Write every part as safetensors in the layout that ``load_components`` reads."""
-    appearance = export_appearance(parts.i2v_unet)
-    for name, module in parts.modules().items():
-        if name in ("i2v_unet", "v2v_unet"):
-            continue
-        if name == "unet":
-            _save_spatial(parts.unet, folder / name)
-        else:
-            module.save_pretrained(folder / name)
-    parts.tokenizer.save_pretrained(folder / "tokenizer")
-    parts.scheduler.save_pretrained(folder / "scheduler")
-    parts.feature_extractor.save_pretrained(folder / "feature_extractor")
-    save_file(appearance, folder / APPEARANCE_FILE)
+    _save_spatial(parts.unet, folder / "unet")
+    for name in SAVED_AS_THEY_ARE:
+        getattr(parts, name).save_pretrained(folder / name)
+    save_file(export_appearance(parts.i2v_unet), folder / APPEARANCE_FILE)
 
 
 def check_betas(scheduler: DDIMScheduler) -> None:

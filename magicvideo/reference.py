@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
 from PIL import Image
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
 
 class Reference:
@@ -15,7 +16,7 @@ class Reference:
         self.processor = processor
         self._embeds: torch.Tensor | None = None
 
-    def latents(self, vae: torch.nn.Module, size: int) -> torch.Tensor:
+    def latents(self, vae: AutoencoderTiny | AutoencoderKL, size: int) -> torch.Tensor:
         """Return the scaled latent ``(1, C, size / 8, size / 8)`` of the image at ``size`` pixels."""
         resized = self.image.resize((size, size), Image.Resampling.BICUBIC)
         pixels = torch.from_numpy(np.asarray(resized, np.float32) / 127.5 - 1).permute(2, 0, 1)[None]
@@ -24,7 +25,7 @@ class Reference:
         latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
         return latents * vae.config["scaling_factor"]
 
-    def embeds(self, image_encoder: torch.nn.Module, guided: bool) -> list[torch.Tensor]:
+    def embeds(self, image_encoder: CLIPVisionModelWithProjection, guided: bool) -> list[torch.Tensor]:
         """Return the embedding as diffusers' pipelines take it: ``[(1 or 2, 1, D)]``, zeros first if ``guided``."""
         if self._embeds is None:
             weight = next(image_encoder.parameters())

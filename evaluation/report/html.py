@@ -59,9 +59,9 @@ def metric_grid(values: tuple[MetricValue, ...]) -> dict[str, Any]:
 
 def significant(value: float | None, digits: int = 3) -> str:
     """Write a number with ``digits`` significant digits, a dash where there is none."""
-    if value is None:
-        return "–"
-    if value != 0 and (abs(value) >= 1e5 or abs(value) < 1e-4):
+    if not value:
+        return "–" if value is None else "0"
+    if abs(value) >= 1e5 or abs(value) < 1e-4:
         text = f"{value:.{digits - 1}e}"
     elif abs(value) >= 10 ** (digits - 1):
         text = f"{value:,.0f}"

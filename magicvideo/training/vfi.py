@@ -72,7 +72,7 @@ def gap_pool(count: int, size: int, seed: int, *, split: Split = "train", progre
 
 def train_vfi(
     out_dir: Path,
-    steps: int = 1500,
+    steps: int = 900,
     seed: int = 0,
     device: str = "cpu",
     *,
@@ -80,7 +80,7 @@ def train_vfi(
     validation: GapPool,
     flow_steps: int = 600,
     batch_size: int = 2,
-    crop: int = 128,
+    crops: tuple[int, int] = (128, 96),
     save_every: int = 250,
     progress: bool = True,
 ) -> dict[str, object]:
@@ -100,7 +100,7 @@ def train_vfi(
         validation: held-out gaps; PSNR against blend and repeat is logged on the way.
         flow_steps: optimiser steps of the coarse flow, each on four batches at once.
         batch_size: gaps in one step; each gives two frames.
-        crop: pixels per side of what is trained on; a multiple of 16.
+        crops: pixels per side of what the flow and what the EDSC network is trained on; multiples of 16.
         save_every: steps between checkpoints.
 
     Returns:
@@ -118,14 +118,19 @@ def train_vfi(
     history = _History(out_dir / "validation.json")
 
     def flow_of(step: int) -> Tensor:
-        return flow_loss(model, draw_batch(pool, 4 * batch_size, crop, step_rng(seed, step)).to(device))
+        return flow_loss(model, draw_batch(pool, 4 * batch_size, crops[0], step_rng(seed, step)).to(device))
 
     def frames_of(step: int) -> Tensor:
         if step % VALIDATE_EVERY == 0:
             history.add(step, evaluate(model.predict, validation, device=device))
-        return gap_loss(model, draw_batch(pool, batch_size, crop, step_rng(seed + 1, step)).to(device))
+        return gap_loss(model, draw_batch(pool, batch_size, crops[1], step_rng(seed + 1, step)).to(device))
 
-    recipe: dict[str, object] = {"part": "interpolator", "seed": seed, "gaps": len(pool.frames), "crop": crop}
+    recipe: dict[str, object] = {
+        "part": "interpolator",
+        "seed": seed,
+        "gaps": len(pool.frames),
+        "crops": crops,
+    }
     parts = {"flow": (flow_steps, 4 * batch_size, flow_of), "edsc": (steps, batch_size, frames_of)}
     for name, (count, size, loss_of) in parts.items():
         config = TrainConfig(steps=count, batch_size=size, save_every=save_every, **shared)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ from arena import catalogue, exchange, studies
 from arena.database import Database
 from arena.errors import ArenaError
 from arena.protocol import Protocol
+from evaluation.errors import EvaluationError
 from evaluation.report.build import build_report
 from evaluation.report.html import significant, to_html
 from evaluation.runs import make_videos
@@ -174,7 +175,8 @@ def test_automatic_comparison_is_labelled_and_never_counts_as_votes(
 def test_prompts_and_names_are_escaped(database: Database, tmp_path: Path) -> None:
     table = tmp_path / "votes.csv"
     table.write_text(
-        "candidate,competitor,good,same,bad\n<b>us</b>,</svg><script>x</script>,5,1,2\n", "utf-8"
+        "candidate,competitor,good,same,bad\n<b>us</b>,</svg><script>x</script>,5,1,2\n<b>us</b>,a$b$_{c,1,2,3\n",
+        "utf-8",
     )
     video = tmp_path / "a.mp4"
     with database.session() as session:
@@ -209,7 +211,7 @@ def test_unknown_study_is_refused_with_the_known_ones(database: Database, tmp_pa
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (0.0, "0.00"), (0.5, "0.500"), (1234.4, "1,234"), (-0.0123456, "−0.0123"), (100.4, "100")],
+    [(None, "–"), (0.0, "0"), (0.5, "0.500"), (1234.4, "1,234"), (-0.0123456, "−0.0123"), (100.4, "100")],
 )
 def test_numbers_keep_three_significant_digits(value: float | None, text: str) -> None:
     assert significant(value) == text
@@ -233,6 +235,14 @@ def test_command_writes_both_files_and_nothing_else(database: Database, tmp_path
     assert sorted(path.name for path in out.iterdir()) == ["r.html", "r.json"]
     assert "preferred to all 5 competitors" in result.stdout
     assert json.loads((out / "r.json").read_text("utf-8"))["format"] == 1
+
+
+def test_place_that_cannot_be_written_is_one_sentence(database: Database, tmp_path: Path) -> None:
+    import_table_1(database, tmp_path)
+    (tmp_path / "file").write_text("in the way")
+    result = run("--db", database.url, "--out", str(tmp_path / "file" / "r.html"))
+    assert isinstance(result.exception, EvaluationError)
+    assert "cannot write" in str(result.exception)
 
 
 def test_command_refuses_a_database_that_is_not_there(tmp_path: Path) -> None:

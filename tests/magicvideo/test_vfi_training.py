@@ -80,7 +80,7 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(
 ) -> None:
     def run(folder: str) -> dict[str, object]:
         few = dataclasses.replace(pool, frames=pool.frames[:1])
-        options = {"batch_size": 1, "crop": 32, "flow_steps": 2, "save_every": 1, "progress": False}
+        options = {"batch_size": 1, "crops": (32, 32), "flow_steps": 2, "save_every": 1, "progress": False}
         return train_vfi(tmp_path / folder, 3, 0, pool=pool, validation=few, **options)
 
     whole = run("whole")
@@ -94,7 +94,7 @@ def test_interrupted_run_ends_as_an_uninterrupted_one(
 
 def test_model_is_left_in_half_precision_with_its_recipe(pool: GapPool, tmp_path: Path) -> None:
     recipe = train_vfi(
-        tmp_path, 1, 7, pool=pool, validation=pool, flow_steps=1, batch_size=1, crop=32, progress=False
+        tmp_path, 1, 7, pool=pool, validation=pool, flow_steps=1, batch_size=1, crops=(32, 32), progress=False
     )
     weights = load_file(tmp_path / "model" / "diffusion_pytorch_model.safetensors")
     written = json.loads((tmp_path / "model" / "recipe.json").read_text())
