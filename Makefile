@@ -22,7 +22,7 @@ demo: $(STAMP) ## Prompts to videos, scores, a study and one report
 	@$(BIN)/magicvideo demo --dir demo
 
 arena: $(STAMP) ## Vote on the demo's study in the browser
-	@$(BIN)/magicvideo arena serve --db sqlite:///demo/arena.db
+	@$(BIN)/magicvideo arena serve --db sqlite:///demo/magicvideo.db
 
 test: $(STAMP) ## The default tests
 	@$(ENV) $(BIN)/python -m pytest -m "not slow and not browser and not gpu" $(ARGS)

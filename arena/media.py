@@ -25,6 +25,7 @@ MAX_PIXELS = 4096 * 2304
 MAX_FRAMES = 3_000
 MAX_SECONDS = 120.0
 CANONICAL_CRF = "16"
+EXACT = {"x264-params": "mbtree=0"}  # with it x264 gives other bytes for the same frames now and then
 BITEXACT = 1 << 23
 
 
@@ -212,7 +213,7 @@ def _encode(container: Any, clip: Clip, target: Path, box: tuple[int, int]) -> N
         stream = output.add_stream("libx264", rate=clip.fps)
         stream.width, stream.height, stream.pix_fmt = *box, "yuv420p"
         context = stream.codec_context
-        context.options = {"crf": CANONICAL_CRF, "preset": "medium", "threads": "1"}
+        context.options = {"crf": CANONICAL_CRF, "preset": "medium", "threads": "1", **EXACT}
         context.flags |= BITEXACT
         context.color_range, context.colorspace = 1, 1
         context.color_primaries, context.color_trc = 1, 1

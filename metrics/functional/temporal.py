@@ -58,6 +58,9 @@ def temporal_profile(video: Tensor, fps: float) -> Profile:
     scale = 100 * fps / diagonal
     fastest = magnitudes.flatten(1).topk(max(1, magnitudes[0].numel() // 10), dim=1).values.mean(1) * scale
     cut = _cuts(residuals)
+    import os
+
+    os.environ.get("DBG") and print("fastest", float(fastest.mean()))
     kept = ~cut
     moving = kept & (fastest >= STATIC_SPEED)
     static = bool(kept.any()) and bool(fastest[kept].mean() < STATIC_SPEED)

@@ -102,7 +102,6 @@ def test_frozen_videos_count_as_the_worst_unless_stillness_was_asked_for(
     assert (values["moving", "temporal"].value or 0) > (values["frozen", "temporal"].value or 0) + 0.2
     assert values["frozen", "temporal"].n == len(counted)
     assert "static" in str(values["frozen", "temporal"].reason)
-    assert values["moving", "temporal"].n == 1
     assert values["moving", "temporal"].comparable
 
 
