@@ -76,6 +76,7 @@ def train_embedded_metrics(
     clips: int = 6000,
     clip_steps: int = 1500,
     video_steps: int = 1000,
+    validation_clips: int = 512,
     seed: int = 0,
     device: str = "cpu",
     progress: bool = True,
@@ -88,6 +89,7 @@ def train_embedded_metrics(
         clips: rendered training clips of 8 frames of 64 x 64.
         clip_steps: optimiser steps of the open_clip model, 192 frames each.
         video_steps: optimiser steps of the video-text model, 64 clips each.
+        validation_clips: clips of the checks; twice as many are the reference of the Fréchet distances.
         seed: of scenes, weights and batches.
         device: torch device.
         progress: show progress bars on stderr.
@@ -116,7 +118,8 @@ def train_embedded_metrics(
         results[name] |= {"words": sorted(caption_words())}
         weights = next(folder.glob("*.safetensors"))
         results[name] |= {"file": weights.name, "sha256": sha256_of(weights)}
-        results[name] |= {"validation": VALIDATIONS[name](folder, seed=seed, progress=progress)}
+        checks = VALIDATIONS[name](folder, clips=validation_clips, seed=seed, progress=progress)
+        results[name] |= {"validation": checks}
         _write_json(folder / "recipe.json", results[name])
     return results
 
@@ -380,12 +383,12 @@ def validate_clip(
 def validate_video(
     folder: Path, *, clips: int = 512, seed: int = 0, progress: bool = True
 ) -> dict[str, float]:
-    """Return the rates of ``validate_clip`` and the Fréchet distances of distorted sets to 1024 clean clips."""
+    """Return the rates of ``validate_clip`` and the Fréchet distances of distorted sets to clean clips."""
     model, tokenizer = load_video_text_model(folder)
     pool = _held_out_pool(clips, seed, progress)
     videos = torch.cat([model.encode_video(part) for part in pool.videos.split(64)])
     rates = _attribute_rates(videos, lambda captions: model.encode_text(tokenizer(captions)), pool, seed)
-    return rates | _frechet_reactions(model, seed, progress)
+    return rates | _frechet_reactions(model, clips, seed, progress)
 
 
 VALIDATIONS: dict[str, Callable[..., dict[str, float]]] = {"clip": validate_clip, "video": validate_video}
@@ -411,10 +414,10 @@ def _attribute_rates(
     return rates
 
 
-def _frechet_reactions(model: VideoTextModel, seed: int, progress: bool) -> dict[str, float]:
+def _frechet_reactions(model: VideoTextModel, clips: int, seed: int, progress: bool) -> dict[str, float]:
     frames, size = VIDEO_CONFIG["frames"], VIDEO_CONFIG["size"]
-    real = render_pool(1024, frames, size, seed + 104729, split="any", progress=progress).videos
-    fake = render_pool(512, frames, size, seed + 15485863, split="any", progress=progress).videos
+    real = render_pool(2 * clips, frames, size, seed + 104729, split="any", progress=progress).videos
+    fake = render_pool(clips, frames, size, seed + 15485863, split="any", progress=progress).videos
 
     def features(videos: Tensor) -> Tensor:
         with torch.no_grad():

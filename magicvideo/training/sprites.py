@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file
+from torch.nn.functional import avg_pool2d
 from tqdm import tqdm
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
@@ -48,7 +49,10 @@ ALL_STAGES = ("autoencoder", "pools", "t2i", "i2v", "v2v", "interpolator", "asse
 AUTOENCODER = TrainConfig(
     steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.7, seed=0
 )
-T2I = TrainConfig(steps=2000, batch_size=32, learning_rate=1e-3, seed=1, save_every=250)
+T2I_BASE = TrainConfig(
+    steps=1000, batch_size=32, learning_rate=1e-3, seed=1, cooldown=0.0, ema_decay=0.0, save_every=250
+)
+T2I = TrainConfig(steps=1400, batch_size=32, learning_rate=1e-3, seed=4, ema_decay=0.998, save_every=200)
 I2V = TrainConfig(steps=1500, batch_size=4, learning_rate=5e-4, seed=2, save_every=150)
 V2V = TrainConfig(steps=300, batch_size=2, learning_rate=3e-4, seed=3, save_every=100)
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
@@ -101,7 +105,7 @@ def assemble(root: Path, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     save_components(parts, temporary)
     load_components(temporary)
-    for stage in ("autoencoder", "t2i", "i2v", "v2v"):
+    for stage in ("autoencoder", "t2i-base", "t2i", "i2v", "v2v"):
         shutil.copy(root / stage / "recipe.json", temporary / f"recipe-{stage}.json")
     shutil.copy(interpolator / "recipe.json", temporary / "recipe-interpolator.json")
     digests = {
@@ -148,26 +152,34 @@ def _pools(root: Path) -> None:
 def _frame_latents(
     vae: AutoencoderTiny, tokenizer: CLIPTokenizer, count: int, size: int, seed: int
 ) -> dict[str, torch.Tensor]:
-    latents, captions = [], []
+    latents, captions, objects = [], [], []
     for start in tqdm(range(0, count, 1000), desc=f"encoding frames of {size} px"):
         pool = frame_pool(1000, size, seed * 1000 + start, progress=False)
         latents.append(encode_frames(vae, pool.frames))
         captions += pool.captions
-    return {"latents": torch.cat(latents), "tokens": tokenize(tokenizer, captions)}
+        objects.append(avg_pool2d(pool.masks[:, None].float(), 8).half())
+    return {
+        "latents": torch.cat(latents),
+        "tokens": tokenize(tokenizer, captions),
+        "objects": torch.cat(objects),
+    }
 
 
 def _clip_latents(
     vae: AutoencoderTiny, tokenizer: CLIPTokenizer, count: int, size: int, seed: int, *, stride: int
 ) -> dict[str, torch.Tensor]:
     """Encode clips; at high resolution every second frame only, and what V2V starts from beside them."""
-    rows: dict[str, list[torch.Tensor]] = {"latents": [], "references": [], "positions": [], "start": []}
+    names = ("latents", "references", "objects", "positions", "start")
+    rows: dict[str, list[torch.Tensor]] = {name: [] for name in names}
     captions = []
     for index in tqdm(range(count), desc=f"encoding clips of {size} px", mininterval=5):
         scene = sample_scene(np.random.default_rng([seed, index]))
         positions = torch.arange(index % stride, architecture.NUM_FRAMES, stride)
         times = frame_times(architecture.NUM_FRAMES)[positions.numpy()]
         captions.append(scene.caption)
-        rows["latents"].append(encode_frames(vae, _frames(render(scene, times, size).video)))
+        drawn = render(scene, times, size)
+        rows["latents"].append(encode_frames(vae, _frames(drawn.video)))
+        rows["objects"].append(_cover(drawn.mask))
         rows["references"].append(_frames(render(scene, np.zeros(1), size).video)[0])
         rows["positions"].append(positions)
         if size == HIGH:
@@ -178,24 +190,26 @@ def _clip_latents(
     return {**stacked, "tokens": tokenize(tokenizer, captions)}
 
 
+def _cover(mask: np.ndarray) -> torch.Tensor:
+    """Return the share of each latent pixel that objects cover: ``(T, S, S)`` to ``(T, 1, S / 8, S / 8)``."""
+    return avg_pool2d(torch.from_numpy(mask > 0)[:, None].float(), 8).half()
+
+
 def _frames(video: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(video).permute(0, 3, 1, 2).contiguous()
 
 
 def _t2i(root: Path) -> None:
+    """Train the image model: first every pixel and noise level alike, then objects and high noise above all."""
     tokenizer = _tokenizer(root)
-    torch.manual_seed(T2I.seed)
+    torch.manual_seed(T2I_BASE.seed)
     unet = architecture.build_unet().to(memory_format=torch.channels_last)
     text_encoder = architecture.build_text_encoder(len(tokenizer))
-    batches = ImageBatches(
-        [(_frame_pool(root, "frames_low"), 32, 0.7), (_frame_pool(root, "frames_high"), 12, 0.3)],
-        unet,
-        text_encoder,
-        tokenizer,
-        architecture.build_scheduler(),
-        seed=T2I.seed,
-    )
-    train_text_to_image(batches, T2I, root / "t2i")
+    pools = [(_frame_pool(root, "frames_low"), 32, 0.7), (_frame_pool(root, "frames_high"), 12, 0.3)]
+    for config, name, even in ((T2I_BASE, "t2i-base", True), (T2I, "t2i", False)):
+        scheduler = architecture.build_scheduler()
+        batches = ImageBatches(pools, unet, text_encoder, tokenizer, scheduler, config.seed, even=even)
+        train_text_to_image(batches, config, root / name)
     unet.save_pretrained(root / "t2i" / "unet")
     text_encoder.save_pretrained(root / "t2i" / "text_encoder")
 

@@ -249,14 +249,14 @@ def charbonnier(preds: Tensor, target: Tensor, epsilon: float = 1e-3) -> Tensor:
 
 
 def laplacian_loss(preds: Tensor, target: Tensor, levels: int = 4) -> Tensor:
-    """Return the mean absolute error of the bands of Laplacian pyramids, level n counted 2**n times."""
+    """Return the mean absolute error of the bands of Laplacian pyramids, summed over the bands."""
     error = preds - target  # pyramids are linear: the pyramid of the error is the error of the pyramids
     loss = error.new_zeros(())
-    for level in range(levels):
+    for _ in range(levels):
         low = _blur(error)
-        loss = loss + 2**level * (error - low).abs().mean()
+        loss = loss + (error - low).abs().mean()
         error = low[..., ::2, ::2]
-    return loss / levels + error.abs().mean()
+    return loss + error.abs().mean()
 
 
 def cadence_loss(batch: GapBatch, preds: Tensor) -> Tensor:

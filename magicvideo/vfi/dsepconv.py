@@ -29,19 +29,20 @@ def centre(kernel_size: int) -> int:
     return 2 * (kernel_size // 2) - 1
 
 
-def sample(frame: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    """Read a frame bilinearly at pixel positions, repeating its border outside.
+def sample(frame: Tensor, y: Tensor, x: Tensor, mode: str = "bilinear") -> Tensor:
+    """Read a frame between its pixels, repeating its border outside.
 
     Args:
         frame: ``(B, C, H, W)``.
         y: ``(B, h, w)`` row positions in pixels, 0 the centre of the first row.
         x: ``(B, h, w)`` column positions in pixels.
+        mode: ``bilinear``, or ``bicubic`` (keeps edges sharp, overshoots).
 
     Returns:
         ``(B, C, h, w)``.
     """
     height, width = frame.shape[-2:]
-    return _read(frame, y * _step(height) - 1, x * _step(width) - 1)
+    return _read(frame, y * _step(height) - 1, x * _step(width) - 1, mode)
 
 
 def pixel_grid(height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,9 +93,9 @@ def _step(side: int) -> float:
     return 2 / max(side - 1, 1)
 
 
-def _read(frame: Tensor, y: Tensor, x: Tensor) -> Tensor:
+def _read(frame: Tensor, y: Tensor, x: Tensor, mode: str = "bilinear") -> Tensor:
     grid = torch.stack((x, y), dim=-1)
-    return F.grid_sample(frame, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return F.grid_sample(frame, grid, mode=mode, padding_mode="border", align_corners=True)
 
 
 def kernel_sum(vertical: Tensor, horizontal: Tensor, mask: Tensor) -> Tensor:

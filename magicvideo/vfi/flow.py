@@ -81,10 +81,10 @@ def _plane(time: Tensor, like: Tensor) -> Tensor:
     return time.expand(-1, 1, *like.shape[2:])
 
 
-def warp(frame: Tensor, flow: Tensor) -> Tensor:
+def warp(frame: Tensor, flow: Tensor, mode: str = "bilinear") -> Tensor:
     """Read ``frame`` ``(B, C, H, W)`` displaced by ``flow`` ``(B, 2, H, W)``: dy, dx in pixels."""
     rows, columns = pixel_grid(frame.shape[-2], frame.shape[-1], frame)
-    return sample(frame, flow[:, 0] + rows, flow[:, 1] + columns)
+    return sample(frame, flow[:, 0] + rows, flow[:, 1] + columns, mode)
 
 
 def _block(in_channels: int, width: int, depth: int) -> nn.Sequential:

@@ -124,6 +124,7 @@ def video_pool(tokenizer, start: bool) -> VideoPool:  # type: ignore[no-untyped-
         latents=latents,
         tokens=tokenize(tokenizer, ["a small red star growing on a black background"] * 3),
         references=torch.randint(256, (3, 3, 40, 40), generator=generator, dtype=torch.uint8),
+        objects=torch.ones(3, 32, 1, 5, 5).half(),
         positions=torch.arange(32).expand(3, -1),
         start=latents + 0.1 if start else None,
     )
@@ -163,6 +164,7 @@ def test_image_loss_trains_backbone_and_text_but_no_motion(tokenizer, parts: Vid
     pool = LatentPool(
         latents=torch.randn(4, 4, 9, 9, generator=generator).half(),
         tokens=tokenize(tokenizer, ["a small red star growing on a black background"] * 4),
+        objects=torch.ones(4, 1, 9, 9).half(),
     )
     scheduler = architecture.build_scheduler()
     batches = ImageBatches([(pool, 3, 1.0)], parts.image_unet, parts.text_encoder, tokenizer, scheduler, 0)

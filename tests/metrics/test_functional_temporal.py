@@ -114,6 +114,11 @@ def test_a_frozen_video_is_static_and_has_no_score(moving_texture: MakeClip) -> 
     assert profile["luminance_flicker"] is None
 
 
+def test_noise_on_a_frozen_video_is_not_motion(moving_texture: MakeClip) -> None:
+    still = moving_texture()[:1].expand(12, -1, -1, -1)
+    assert temporal_profile(noisy(still, 1), 10)["static"] is True
+
+
 def test_playing_backwards_or_in_other_colours_changes_little(moving_texture: MakeClip) -> None:
     clean = moving_texture()
     base = ratio(clean)

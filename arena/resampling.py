@@ -1,0 +1,118 @@
+"""Draw clusters with replacement: the weights behind every bootstrap interval of ``arena``."""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+Floats = npt.NDArray[np.float64]
+Codes = npt.NDArray[np.int64]
+
+BLOCK_BYTES = 32 * 1024**2
+VOTES_AT_ONCE = 1 << 20
+DENSE_CELLS = 1 << 22
+
+
+def encode(labels: Sequence[Hashable] | npt.NDArray[np.integer]) -> Codes:
+    """Number distinct labels from 0, in the order of their first appearance."""
+    order: dict[Hashable, int] = {}
+    return np.fromiter((order.setdefault(label, len(order)) for label in labels), np.int64, len(labels))
+
+
+def cluster_weights(generator: np.random.Generator, resamples: int, clusters: int) -> Floats:
+    """Count how often each cluster is drawn when as many are drawn, with replacement, as there are.
+
+    Returns:
+        ``(resamples, clusters)`` counts; each row sums to ``clusters``.
+    """
+    share = np.full(clusters, 1 / clusters)
+    return generator.multinomial(clusters, share, size=resamples).astype(np.float64)
+
+
+def resampled_tables(
+    cells: Codes,
+    cell_count: int,
+    *,
+    evaluators: npt.NDArray[np.integer] | None = None,
+    prompts: npt.NDArray[np.integer] | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Floats:
+    """Count votes by cell in studies redrawn from this one.
+
+    With evaluators and prompts, both are redrawn and a vote weighs the product of the two counts (the
+    pigeonhole bootstrap, Owen 2007); with one of them, its clusters are redrawn; with none, single votes.
+
+    Args:
+        cells: ``(N,)`` cell of each vote, from 0 to ``cell_count`` - 1.
+        cell_count: Number of cells.
+        evaluators: ``(N,)`` evaluator of each vote, numbered from 0.
+        prompts: ``(N,)`` prompt of each vote, numbered from 0.
+        resamples: Studies to draw.
+        seed: Seed of the draws.
+
+    Returns:
+        ``(resamples, cell_count)`` weighted counts.
+    """
+    generator = np.random.default_rng(seed)
+    if evaluators is None and prompts is None:
+        counts = np.bincount(cells, minlength=cell_count)
+        drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+        return drawn.astype(np.float64)
+    if prompts is None or evaluators is None:
+        rows = prompts if evaluators is None else evaluators
+        assert rows is not None
+        table = _count(rows, cells, cell_count, None).toarray()
+        table = table.reshape(-1, cell_count)
+        return np.asarray(cluster_weights(generator, resamples, len(table)) @ table)
+    return _pigeonhole(generator, _count(evaluators, cells, cell_count, prompts), cell_count, resamples)
+
+
+def _pigeonhole(
+    generator: np.random.Generator, table: sparse.csr_array, cell_count: int, resamples: int
+) -> Floats:
+    """Weigh a (evaluator x cell, prompt) table by draws of both, a block of resamples at a time."""
+    evaluators = table.shape[0] // cell_count
+    by_row = cluster_weights(generator, resamples, evaluators)
+    by_column = cluster_weights(generator, resamples, table.shape[1])
+    block = max(1, BLOCK_BYTES // (8 * table.shape[0]))
+    found = np.empty((resamples, cell_count))
+    for start in range(0, resamples, block):
+        part = slice(start, start + block)
+        half = (table @ by_column[part].T).reshape(evaluators, cell_count, -1)
+        found[part] = np.einsum("ecb,be->bc", half, by_row[part])
+    return found
+
+
+def _count(
+    rows: npt.NDArray[np.integer],
+    cells: Codes,
+    cell_count: int,
+    columns: npt.NDArray[np.integer] | None,
+) -> sparse.csr_array:
+    """Tabulate votes as (row x cell, column) without a copy of all of them."""
+    width = 1 if columns is None else int(columns.max()) + 1
+    height = (int(rows.max()) + 1) * cell_count
+    dense = height * width <= DENSE_CELLS
+    totals = np.zeros(height * width if dense else 0)
+    keys, weights = [], []
+    for start in range(0, len(cells), VOTES_AT_ONCE):
+        part = slice(start, start + VOTES_AT_ONCE)
+        key = rows[part].astype(np.int64)
+        key *= cell_count
+        key += cells[part]
+        if columns is not None:
+            key *= width
+            key += columns[part]
+        if dense:
+            totals += np.bincount(key, minlength=height * width)
+        else:
+            unique, count = np.unique(key, return_counts=True)
+            keys.append(unique)
+            weights.append(count)
+    if dense:
+        return sparse.csr_array(totals.reshape(height, width))
+    key = np.concatenate(keys)
+    entries = (np.concatenate(weights).astype(np.float64), (key // width, key % width))
+    return sparse.csr_array(entries, shape=(height, width))

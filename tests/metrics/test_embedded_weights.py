@@ -1,0 +1,86 @@
+"""The embedded models: what the committed weights tell apart, and that their training program runs."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from evaluation.embedded_metrics import (
+    DISTORTIONS,
+    attributes_of,
+    caption_of,
+    render_pool,
+    train_embedded_metrics,
+    validate_clip,
+)
+from magicvideo.sprites.render import frame_times, render
+from magicvideo.sprites.scene import Scene, sample_scene
+from metrics.embedded import CLIP_WEIGHTS, VIDEO_WEIGHTS, sha256_of
+from metrics.features import load_extractor
+from metrics.functional import frechet_distance
+from metrics.text_video import CLIPScore, VideoTextScore
+
+
+def test_weights_are_small_and_are_those_of_the_recipe() -> None:
+    total = 0
+    for folder in (CLIP_WEIGHTS, VIDEO_WEIGHTS):
+        recipe = json.loads((folder / "recipe.json").read_text())
+        weights = folder / recipe["file"]
+        assert sha256_of(weights) == recipe["sha256"]
+        assert recipe["curve"][-1][1] < recipe["curve"][0][1] / 2
+        total += weights.stat().st_size
+    assert total <= 2.5e6
+
+
+def test_clip_score_tells_colour_shape_and_background_but_not_motion() -> None:
+    rates = validate_clip(CLIP_WEIGHTS, clips=64, seed=1, progress=False)
+    assert rates["right_over_wrong_colour"] >= 0.95
+    assert rates["right_over_wrong_shape"] >= 0.9
+    assert rates["right_over_wrong_background"] >= 0.85
+    assert 0.35 < rates["right_over_wrong_motion"] < 0.75
+
+
+def test_clip_score_cannot_see_the_order_of_frames_and_the_video_text_score_can() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [sample_scene(rng, motion="moving left", num_objects=1) for _ in range(6)]
+    videos = torch.stack([_rendered(scene) for scene in scenes])
+    prompts = [scene.caption for scene in scenes]
+    for metric, sees in ((CLIPScore(), False), (VideoTextScore(), True)):
+        metric.update(videos, prompts)
+        metric.update(videos.flip(1), prompts)
+        forward, backward = metric.values().split(6)
+        assert bool((forward > backward + 1).all()) is sees
+        assert torch.allclose(forward, backward, atol=1e-3) is not sees
+
+
+def _rendered(scene: Scene) -> Tensor:
+    return torch.from_numpy(render(scene, frame_times(8), 64).video).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("defect", ["freeze", "shuffle", "blur_16", "noise_40", "collapse"])
+def test_frechet_distance_reacts_to_defects(defect: str) -> None:
+    extractor = load_extractor("embedded")
+    pool = render_pool(240, 8, 64, seed=5, split="any", progress=False).videos
+    real, fake = extractor(pool[:160]), pool[160:]
+    clean = frechet_distance(extractor(fake), real)
+    assert frechet_distance(extractor(DISTORTIONS[defect](fake)), real) > 1.5 * clean
+
+
+def test_captions_are_those_of_the_domain() -> None:
+    scenes = [sample_scene(np.random.default_rng(seed)) for seed in range(100)]
+    assert [caption_of(attributes_of(scene)) for scene in scenes] == [scene.caption for scene in scenes]
+
+
+def test_the_training_program_writes_loadable_models(tmp_path: Path) -> None:
+    results = train_embedded_metrics(
+        tmp_path, clips=12, clip_steps=1, video_steps=1, validation_clips=8, progress=False
+    )
+    assert set(results) == {"clip", "video"}
+    assert results["video"]["validation"]["frechet_clean"] >= 0
+    for name in ("clip", "video"):
+        recipe = json.loads((tmp_path / name / "recipe.json").read_text())
+        assert recipe["sha256"] == sha256_of(tmp_path / name / recipe["file"])
+        assert not list((tmp_path / name).glob(".*"))
