@@ -4,14 +4,17 @@ G, S and B count the votes in which the candidate was better than, the same as, 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from arena.resampling import encode, resampled_tables
+
 Counts = tuple[int, int, int]
+FEW_CLUSTERS = 20
 HALF_VOTE = "naive, half a vote added to each of good, same and bad"
 
 
@@ -63,6 +66,14 @@ class ClusteredError:
     two_way: float | None
     evaluators: int
     prompts: int
+    jackknife: float | None = None
+    """By leaving out clusters of `method` one at a time; None if a ratio without one is zero or infinite."""
+
+    @property
+    def few(self) -> bool:
+        """Say whether there are so few clusters that the jackknife is the safer error."""
+        freedom = self.degrees_of_freedom
+        return freedom is not None and freedom + 1 < FEW_CLUSTERS and self.jackknife is not None
 
     @property
     def method(self) -> str:
@@ -75,7 +86,9 @@ class ClusteredError:
 
     @property
     def chosen(self) -> float:
-        """Return the error that `method` names."""
+        """Return the error that `method` names, by the jackknife when there are few clusters."""
+        if self.few and self.jackknife is not None:
+            return self.jackknife
         values = {"two-way": self.two_way, "evaluator": self.evaluator, "prompt": self.prompt}
         chosen = values.get(self.method)
         return self.naive if chosen is None else chosen
@@ -114,8 +127,9 @@ def gsb_ratio(
     """Compute the preference ratio of a candidate over a competitor with its interval.
 
     The interval is ``ratio * exp(±q * se)``: q normal and se naive, or, given ``clustered``, q of Student's
-    law and se clustered. When G+S or B+S is zero, one half is added to each of G, S and B for
-    the interval; when G+B is zero there is none. The outcome names the case.
+    law and se clustered, by the jackknife when there are fewer than 20 clusters. When G+S or B+S is zero, one
+    half is added to each of G, S and B for the interval; when G+B is zero there is none. The outcome names
+    the case.
 
     Args:
         good: Votes for the candidate, 0 or more.
@@ -192,7 +206,8 @@ def _interval(
         error, method = naive_se_log_ratio(good, same, bad), "naive"
         centre = math.log((good + same) / (bad + same))
         if clustered is not None:
-            error, method = clustered.chosen, clustered.method
+            error = clustered.chosen
+            method = f"{clustered.method} jackknife" if clustered.few else clustered.method
             if clustered.degrees_of_freedom is not None:
                 quantile = float(stats.t.ppf(0.5 + level / 2, clustered.degrees_of_freedom))
     return error, (math.exp(centre - quantile * error), math.exp(centre + quantile * error)), method
@@ -221,8 +236,8 @@ def influence(outcomes: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 def clustered_se(
     outcomes: npt.ArrayLike,
-    evaluators: Sequence[object] | None = None,
-    prompts: Sequence[object] | None = None,
+    evaluators: Sequence[Hashable] | None = None,
+    prompts: Sequence[Hashable] | None = None,
 ) -> ClusteredError:
     """Compute the error of log((G+S)/(B+S)) when votes of one evaluator, or on one prompt, go together.
 
@@ -254,20 +269,159 @@ def clustered_se(
         two_way=_root(both),
         evaluators=0 if rows is None else int(rows.max()) + 1,
         prompts=0 if columns is None else int(columns.max()) + 1,
+        jackknife=_root(_jackknife(np.asarray(outcomes), rows, columns)),
     )
+
+
+def _jackknife(
+    outcomes: npt.NDArray[np.integer],
+    rows: npt.NDArray[np.int64] | None,
+    columns: npt.NDArray[np.int64] | None,
+) -> float | None:
+    """Return the variance by leaving out clusters, after MacKinnon, Nielsen and Webb (arXiv 2406.08880).
+
+    One way: (C-1)/C * sum over clusters of (log R without it - log R)^2. Two ways: evaluators plus prompts
+    minus both, and never less than either one.
+    """
+    parts = [codes for codes in (rows, columns) if codes is not None]
+    variances = [_leave_out(outcomes, codes) for codes in parts]
+    if rows is not None and columns is not None:
+        cells = np.unique(rows * (int(columns.max()) + 1) + columns, return_inverse=True)[1]
+        variances.append(_leave_out(outcomes, cells))
+    known = [variance for variance in variances if variance is not None]
+    if not known or len(known) < len(variances):
+        return None
+    return max(known[0] + known[1] - known[2], known[0], known[1]) if len(known) == 3 else known[0]
+
+
+def _leave_out(outcomes: npt.NDArray[np.integer], codes: npt.NDArray[np.int64]) -> float | None:
+    counts = np.bincount(3 * codes + 1 - outcomes, minlength=3 * (int(codes.max()) + 1)).reshape(-1, 3)
+    total = counts.sum(axis=0)
+    rest = np.vstack([total, total - counts])
+    above, below = rest[:, 0] + rest[:, 1], rest[:, 1] + rest[:, 2]
+    if len(counts) < 2 or min(above.min(), below.min()) <= 0:
+        return None
+    log_ratio = np.log(above / below)
+    return float(((log_ratio[1:] - log_ratio[0]) ** 2).sum() * (len(counts) - 1) / len(counts))
+
+
+def interval_by_method(
+    good: int, same: int, bad: int, error: ClusteredError, level: float = 0.95
+) -> dict[str, tuple[float, float] | None]:
+    """Return the ratio's interval by each way in which votes may depend on one another.
+
+    Returns:
+        "naive", "evaluator", "prompt", "two_way" and "jackknife"; None where identifiers are missing.
+    """
+    fewer = min(error.evaluators, error.prompts)
+    methods = {
+        "naive": (error.naive, math.inf),
+        "evaluator": (error.evaluator, error.evaluators - 1),
+        "prompt": (error.prompt, error.prompts - 1),
+        "two_way": (error.two_way, fewer - 1),
+        "jackknife": (error.jackknife, error.degrees_of_freedom or math.inf),
+    }
+    centre = math.log((good + same) / (bad + same))
+    found: dict[str, tuple[float, float] | None] = {}
+    for method, (spread, freedom) in methods.items():
+        if spread is None:
+            found[method] = None
+            continue
+        reach = float(stats.t.ppf(0.5 + level / 2, freedom)) * spread
+        found[method] = (math.exp(centre - reach), math.exp(centre + reach))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class BootstrapInterval:
+    """Interval of the ratio over redrawn studies.
+
+    Attributes:
+        standard_error: Of the log ratio.
+        interval: Percentile interval of the ratio.
+        redrawn: "evaluators and prompts", "evaluators", "prompts" or "votes".
+        resamples, failed: Studies drawn, and those among them without a finite ratio, which are left out.
+    """
+
+    standard_error: float
+    interval: tuple[float, float]
+    redrawn: str
+    resamples: int
+    failed: int
+
+
+def bootstrap_ratio(
+    outcomes: npt.ArrayLike,
+    evaluators: Sequence[Hashable] | None = None,
+    prompts: Sequence[Hashable] | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> BootstrapInterval | None:
+    """Redraw evaluators and prompts, with replacement, and read off the ratio's interval.
+
+    With both known this is the pigeonhole bootstrap (Owen 2007): a vote weighs how often its evaluator was
+    drawn times how often its prompt was. It is cautious when votes do not depend on one another.
+
+    Returns:
+        The interval; None when fewer than half of the redrawn studies have a finite ratio.
+    """
+    values = np.asarray(outcomes)
+    count_outcomes(values)
+    tables = resampled_tables(
+        1 - values.astype(np.int64),
+        3,
+        evaluators=_codes(evaluators, len(values), "evaluators"),
+        prompts=_codes(prompts, len(values), "prompts"),
+        resamples=resamples,
+        seed=seed,
+    )
+    above, below = tables[:, 0] + tables[:, 1], tables[:, 1] + tables[:, 2]
+    kept = (above > 0) & (below > 0)
+    if kept.sum() < max(2, resamples / 2):
+        return None
+    log_ratio = np.log(above[kept] / below[kept])
+    low, high = np.exp(np.quantile(log_ratio, [(1 - level) / 2, (1 + level) / 2]))
+    named = [name for name, ids in (("evaluators", evaluators), ("prompts", prompts)) if ids is not None]
+    return BootstrapInterval(
+        standard_error=float(log_ratio.std(ddof=1)),
+        interval=(float(low), float(high)),
+        redrawn=" and ".join(named) or "votes",
+        resamples=resamples,
+        failed=int((~kept).sum()),
+    )
+
+
+def sign_flip_test(
+    outcomes: npt.ArrayLike, evaluators: Sequence[Hashable], *, resamples: int = 9999, seed: int = 0
+) -> float | None:
+    """Return the two-sided p of G = B when all votes of an evaluator may go together.
+
+    Each evaluator's G - B keeps its size and takes a random sign; p is the share of (1 + ``resamples``) sums,
+    the observed one among them, that are at least as large. None when nobody preferred either.
+    """
+    values = np.asarray(outcomes)
+    count_outcomes(values)
+    codes = _codes(evaluators, len(values), "evaluators")
+    if not values.any() or codes is None:
+        return None
+    sums = np.bincount(codes, weights=values)
+    signs = np.random.default_rng(seed).integers(0, 2, (resamples, len(sums)), np.int8)
+    flipped = np.abs(2 * (signs @ sums) - sums.sum())
+    return float((1 + (flipped >= abs(sums.sum()) - 1e-9).sum()) / (1 + resamples))
 
 
 def _root(variance: float | None) -> float | None:
     return None if variance is None else math.sqrt(variance)
 
 
-def _codes(labels: Sequence[object] | None, n: int, name: str) -> npt.NDArray[np.int64] | None:
+def _codes(labels: Sequence[Hashable] | None, n: int, name: str) -> npt.NDArray[np.int64] | None:
     if labels is None:
         return None
     if len(labels) != n:
         raise ValueError(f"{name} must name each of the {n} votes, received {len(labels)} names")
-    order: dict[object, int] = {}
-    return np.fromiter((order.setdefault(label, len(order)) for label in labels), np.int64, n)
+    return encode(labels)
 
 
 def _one_way(psi: npt.NDArray[np.float64], codes: npt.NDArray[np.int64] | None) -> float | None:

@@ -134,9 +134,12 @@ def count_pairs(
     totals = np.zeros(size * size * 3, np.int64)
     for start in range(0, len(outcomes), VOTES_AT_ONCE):
         part = slice(start, start + VOTES_AT_ONCE)
-        cells = _cells(first[part], second[part], outcomes[part], size, sides)
-        totals += np.bincount(cells, minlength=len(totals))
-    return _pair_counts(totals.reshape(-1, 3).astype(np.float64), systems, sides)
+        totals += np.bincount(_cells(first[part], second[part], outcomes[part], size), minlength=len(totals))
+    table = np.zeros(len(totals))
+    np.add.at(table, _canonical(size, sides), totals)
+    if table.reshape(size, size, 3)[np.arange(size), np.arange(size)].any():
+        raise ValueError("first and second must be two different systems")
+    return _pair_counts(table.reshape(-1, 3), systems, sides)
 
 
 def pair_counts(rows: Sequence[tuple[str, str, float, float, float]]) -> PairCounts:
@@ -156,24 +159,31 @@ def _cells(
     second: npt.NDArray[np.integer],
     outcomes: npt.NDArray[np.integer],
     size: int,
-    sides: bool,
 ) -> npt.NDArray[np.int64]:
-    """Number the (first, second, outcome) of each vote; without sides the lower index comes first."""
-    i, j = first.astype(np.int64), second.astype(np.int64)
-    if i.size and (min(i.min(), j.min()) < 0 or max(i.max(), j.max()) >= size or (i == j).any()):
-        raise ValueError(f"first and second must be two different systems numbered from 0 to {size - 1}")
-    if i.size and (outcomes.min() < -1 or outcomes.max() > 1):
-        raise ValueError("outcomes must be +1 (first), 0 (tie) or -1 (second)")
-    verdict = 1 - outcomes.astype(np.int64)
+    """Number the (first, second, outcome) of each vote, from first's win to second's."""
+    for name, values, low, high in (
+        ("first", first, 0, size - 1),
+        ("second", second, 0, size - 1),
+        ("outcomes", outcomes, -1, 1),
+    ):
+        if len(values) and not low <= int(values.min()) <= int(values.max()) <= high:
+            raise ValueError(f"{name} must lie from {low} to {high}")
+    cells = first.astype(np.int64)
+    cells *= size
+    cells += second
+    cells *= 3
+    cells -= outcomes
+    cells += 1
+    return cells
+
+
+def _canonical(size: int, sides: bool) -> npt.NDArray[np.int64]:
+    """Say where each cell of `_cells` is counted: without sides, where the lower index comes first."""
+    cells = np.arange(size * size * 3).reshape(size, size, 3)
     if not sides:
-        swapped = i > j
-        verdict = np.where(swapped, 2 - verdict, verdict)
-        i, j = np.minimum(i, j), np.maximum(i, j)
-    i *= size
-    i += j
-    i *= 3
-    i += verdict
-    return i
+        low, high = np.tril_indices(size, -1)
+        cells[low, high] = cells[high, low][:, ::-1]
+    return cells.ravel()
 
 
 def _pair_counts(table: Floats, systems: Sequence[str], sides: bool) -> PairCounts:
@@ -206,11 +216,12 @@ def resample_pairs(
     size = len(pairs.systems)
     place = np.full(size * size, -1, np.int64)
     place[pairs.first * size + pairs.second] = np.arange(len(pairs.first))
-    cells = np.empty(len(outcomes), np.int16 if len(pairs.first) < 10_000 else np.int64)
+    canonical = _canonical(size, pairs.sides)
+    slot = (place[canonical // 3] * 3 + canonical % 3).astype(np.int16 if size < 100 else np.int32)
+    cells = np.empty(len(outcomes), slot.dtype)
     for start in range(0, len(outcomes), VOTES_AT_ONCE):
         part = slice(start, start + VOTES_AT_ONCE)
-        raw = _cells(first[part], second[part], outcomes[part], size, pairs.sides)
-        cells[part] = place[raw // 3] * 3 + raw % 3
+        cells[part] = slot[_cells(first[part], second[part], outcomes[part], size)]
     drawn = resampled_tables(
         cells,
         3 * len(pairs.first),

@@ -8,10 +8,12 @@ from scipy import sparse
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.integer]
+Table = npt.NDArray[np.int32] | sparse.csr_array
 
 BLOCK_BYTES = 32 * 1024**2
 VOTES_AT_ONCE = 1 << 20
-DENSE_CELLS = 1 << 22
+DENSE_CELLS = 1 << 24
 
 
 def encode(labels: Sequence[Hashable] | npt.NDArray[np.integer]) -> Codes:
@@ -31,11 +33,11 @@ def cluster_weights(generator: np.random.Generator, resamples: int, clusters: in
 
 
 def resampled_tables(
-    cells: Codes,
+    cells: Integers,
     cell_count: int,
     *,
-    evaluators: npt.NDArray[np.integer] | None = None,
-    prompts: npt.NDArray[np.integer] | None = None,
+    evaluators: Integers | None = None,
+    prompts: Integers | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Floats:
@@ -63,39 +65,32 @@ def resampled_tables(
     if prompts is None or evaluators is None:
         rows = prompts if evaluators is None else evaluators
         assert rows is not None
-        table = _count(rows, cells, cell_count, None).toarray()
-        table = table.reshape(-1, cell_count)
-        return np.asarray(cluster_weights(generator, resamples, len(table)) @ table)
+        table = _count(rows, cells, cell_count, None).reshape(-1, cell_count)
+        return np.asarray(cluster_weights(generator, resamples, table.shape[0]) @ table)
     return _pigeonhole(generator, _count(evaluators, cells, cell_count, prompts), cell_count, resamples)
 
 
-def _pigeonhole(
-    generator: np.random.Generator, table: sparse.csr_array, cell_count: int, resamples: int
-) -> Floats:
-    """Weigh a (evaluator x cell, prompt) table by draws of both, a block of resamples at a time."""
+def _pigeonhole(generator: np.random.Generator, table: Table, cell_count: int, resamples: int) -> Floats:
+    """Weigh a (evaluator x cell, prompt) table by draws of both, a block of evaluators at a time."""
     evaluators = table.shape[0] // cell_count
     by_row = cluster_weights(generator, resamples, evaluators)
     by_column = cluster_weights(generator, resamples, table.shape[1])
-    block = max(1, BLOCK_BYTES // (8 * table.shape[0]))
-    found = np.empty((resamples, cell_count))
-    for start in range(0, resamples, block):
-        part = slice(start, start + block)
-        half = (table @ by_column[part].T).reshape(evaluators, cell_count, -1)
-        found[part] = np.einsum("ecb,be->bc", half, by_row[part])
-    return found
+    block = max(1, BLOCK_BYTES // (8 * cell_count * max(resamples, table.shape[1])))
+    found = np.zeros((cell_count, resamples))
+    for start in range(0, evaluators, block):
+        part = table[start * cell_count : (start + block) * cell_count].astype(np.float64)
+        half = np.asarray(part @ by_column.T).reshape(-1, cell_count, resamples)
+        half *= by_row.T[start : start + block, None]
+        found += half.sum(axis=0)
+    return np.ascontiguousarray(found.T)
 
 
-def _count(
-    rows: npt.NDArray[np.integer],
-    cells: Codes,
-    cell_count: int,
-    columns: npt.NDArray[np.integer] | None,
-) -> sparse.csr_array:
-    """Tabulate votes as (row x cell, column) without a copy of all of them."""
+def _count(rows: Integers, cells: Integers, cell_count: int, columns: Integers | None) -> Table:
+    """Tabulate votes as (row x cell, column) without a copy of all of them; sparse when it would be large."""
     width = 1 if columns is None else int(columns.max()) + 1
     height = (int(rows.max()) + 1) * cell_count
     dense = height * width <= DENSE_CELLS
-    totals = np.zeros(height * width if dense else 0)
+    totals = np.zeros(height * width if dense else 0, np.int32)
     keys, weights = [], []
     for start in range(0, len(cells), VOTES_AT_ONCE):
         part = slice(start, start + VOTES_AT_ONCE)
@@ -106,13 +101,13 @@ def _count(
             key *= width
             key += columns[part]
         if dense:
-            totals += np.bincount(key, minlength=height * width)
+            np.add.at(totals, key, 1)
         else:
             unique, count = np.unique(key, return_counts=True)
             keys.append(unique)
             weights.append(count)
     if dense:
-        return sparse.csr_array(totals.reshape(height, width))
+        return totals.reshape(height, width)
     key = np.concatenate(keys)
     entries = (np.concatenate(weights).astype(np.float64), (key // width, key % width))
     return sparse.csr_array(entries, shape=(height, width))

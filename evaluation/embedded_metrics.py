@@ -75,7 +75,7 @@ def train_embedded_metrics(
     models: Sequence[str] = ("clip", "video"),
     clips: int = 6000,
     clip_steps: int = 1500,
-    video_steps: int = 1000,
+    video_steps: int = 900,
     validation_clips: int = 512,
     seed: int = 0,
     device: str = "cpu",
@@ -228,7 +228,7 @@ def _train_clip(
         lambda x: model.encode_image(x, normalize=True),
         lambda x: model.encode_text(x, normalize=True),
     )
-    curve = _fit(model, encoders, batch, tokenizer, visible, steps, rng, progress)
+    curve = _fit(model, encoders, batch, tokenizer, visible, steps, rng, device, progress)
     _save(model, folder / "open_clip_model.safetensors")
     return curve
 
@@ -249,7 +249,15 @@ def _train_video(
         return (videos * gain).clamp(0, 255).to(device), rows
 
     curve = _fit(
-        model, (model.encode_video, model.encode_text), batch, tokenizer, range(9), steps, rng, progress
+        model,
+        (model.encode_video, model.encode_text),
+        batch,
+        tokenizer,
+        range(9),
+        steps,
+        rng,
+        device,
+        progress,
     )
     _save(model, folder / "model.safetensors")
     return curve
@@ -287,13 +295,13 @@ def _fit(
     columns: Sequence[int],
     steps: int,
     rng: np.random.Generator,
+    device: str,
     progress: bool,
 ) -> list[list[float]]:
     """Minimise InfoNCE in both directions with several positives and hard negative captions."""
+    changed = [column for column in (0, 1, 2, 3, 8) if column in columns]
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, steps))
-    device = next(model.parameters()).device
-    changed = [column for column in (0, 1, 2, 3, 8) if column in columns]
     curve: list[list[float]] = []
     model.train()
     for step in (bar := tqdm(range(steps), "train", disable=not progress)):
@@ -303,7 +311,7 @@ def _fit(
         )
         truth = _compatible(captions, rows, list(columns)).to(device)
         tokens = tokenizer([caption_of(row) for row in captions]).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
             visual = encoders[0](inputs)
         text = encoders[1](tokens)
         scale = model.get_parameter("logit_scale").exp()
@@ -335,7 +343,9 @@ def _contrastive(logits: Tensor, truth: Tensor) -> Tensor:
 def _cosine(step: int, steps: int) -> float:
     warm = min(100, max(1, steps // 10))
     return (
-        (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / (steps - warm)))
+        (step + 1) / warm
+        if step < warm
+        else 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
     )
 
 

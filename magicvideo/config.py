@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, get_args
 
 from magicvideo.errors import MagicVideoError
-from magicvideo.noise_prior import PriorKind
 
+PriorKind = Literal["none", "shift", "matched", "decay"]
 InterpolatorKind = Literal["edsc", "blend", "repeat"]
 
 

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from diffusers import AnimateDiffControlNetPipeline
 
-from magicvideo.noise_prior import PriorKind, noise_prior
+from magicvideo.config import PriorKind
+from magicvideo.noise_prior import noise_prior
 from magicvideo.reference import Reference
 
 

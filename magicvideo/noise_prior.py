@@ -4,11 +4,11 @@ The paper: "frames are initialized from standard Gaussian noise whose means have
 value of reference image latent"; it gives no coefficient.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
-PriorKind = Literal["none", "shift", "matched", "decay"]
+from magicvideo.config import PriorKind
 
 
 def noise_prior(

@@ -21,7 +21,7 @@ from magicvideo.components import Components, load_components, locate, save_comp
 from magicvideo.config import PipelineConfig, digest_of
 from magicvideo.errors import MagicVideoError
 from magicvideo.i2v import MagicVideoI2V
-from magicvideo.presets import PRESETS, ablate, preset
+from magicvideo.presets import PRESETS, ablate, check_source, preset
 from magicvideo.reference import Reference
 from magicvideo.v2v import MagicVideoV2V, check_strength, resize_frames
 from magicvideo.vfi.baselines import fade, hold
@@ -105,10 +105,7 @@ class MagicVideoPipeline:
         """
         if name in PRESETS:
             return cls.from_preset(name, device=device, dtype=dtype)
-        if not Path(name).is_dir() and "/" not in name:
-            raise MagicVideoError(
-                f"unknown preset {name!r}; known: {', '.join(PRESETS)}, or give a checkpoint folder or hub id"
-            )
+        check_source(name)
         folder = locate(name)
         path = folder / CONFIG_FILE
         if not path.exists():

@@ -1,6 +1,7 @@
 """Named configurations, and the ablation arms as named changes to one."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from magicvideo.config import PipelineConfig, change
 from magicvideo.errors import MagicVideoError
@@ -32,6 +33,18 @@ def preset(name: str) -> PipelineConfig:
     if name not in PRESETS:
         raise MagicVideoError(f"unknown preset {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def check_source(name: str) -> None:
+    """Refuse a name that is neither a preset, nor a folder, nor of the form of a hub id.
+
+    Raises:
+        MagicVideoError: the known presets are listed.
+    """
+    if name not in PRESETS and not Path(name).is_dir() and "/" not in name:
+        raise MagicVideoError(
+            f"unknown preset {name!r}; known: {', '.join(PRESETS)}, or give a checkpoint folder or hub id"
+        )
 
 
 def ablate(config: PipelineConfig, arm: str) -> PipelineConfig:

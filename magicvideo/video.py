@@ -3,13 +3,16 @@
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-import torch
 from av.video.reformatter import ColorRange, Colorspace
 
 from magicvideo.errors import MagicVideoError
+
+if TYPE_CHECKING:
+    import torch
 
 # Macroblock-tree rate control gives other bytes for the same frames now and then; without it x264 is exact.
 ENCODER = {"preset": "medium", "x264-params": "mbtree=0"}
@@ -17,7 +20,7 @@ BT709 = 1  # colour primaries, transfer and matrix, as numbered by ITU-T H.273
 
 
 def write_video(
-    path: str | Path, frames: np.ndarray | torch.Tensor, fps: Fraction | float, crf: int = 14
+    path: str | Path, frames: "np.ndarray | torch.Tensor", fps: Fraction | float, crf: int = 14
 ) -> None:
     """Write frames as H.264 (yuv420p, BT.709, limited range) in an mp4 file, whole or not at all.
 
@@ -86,8 +89,8 @@ def _encode(container: av.container.OutputContainer, pixels: np.ndarray, fps: Fr
     container.mux(stream.encode())
 
 
-def _as_numpy(frames: np.ndarray | torch.Tensor) -> np.ndarray:
-    pixels = frames.cpu().numpy() if isinstance(frames, torch.Tensor) else np.asarray(frames)
+def _as_numpy(frames: "np.ndarray | torch.Tensor") -> np.ndarray:
+    pixels = frames if isinstance(frames, np.ndarray) else frames.cpu().numpy()
     if pixels.ndim == 4 and pixels.shape[1] == 3 and pixels.shape[3] != 3:
         pixels = pixels.transpose(0, 2, 3, 1)
     if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.dtype != np.uint8 or not len(pixels):

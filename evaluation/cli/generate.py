@@ -25,15 +25,17 @@ def generate(
 ) -> None:
     """Make one video from one prompt through all four stages."""
     from magicvideo.errors import MagicVideoError
-    from magicvideo.presets import ablate
-    from magicvideo.presets import preset as preset_by_name
-    from magicvideo.video import check_writable, write_video
+    from magicvideo.presets import SPRITES, ablate, check_source
+    from magicvideo.video import check_writable
 
     if not prompt.strip():
         raise MagicVideoError("the prompt is empty; say what the video shows")
     check_writable(output)
-    ablate(preset_by_name("sprites"), arm)
+    check_source(preset)
+    ablate(SPRITES, arm)
+
     from magicvideo.pipeline import MagicVideoPipeline, write_stages
+    from magicvideo.video import write_video
 
     pipe = MagicVideoPipeline.from_pretrained(preset, device=device, dtype=dtype)
     result = pipe(prompt, seed=seed, arm=arm)

@@ -302,7 +302,7 @@ def train_image_to_video(
     config: TrainConfig,
     out_dir: Path,
     *,
-    image_every: int = 3,
+    image_every: int = 2,
 ) -> dict[str, object]:
     """Train I2V jointly on videos and images: every ``image_every``-th step is a batch of images.
 

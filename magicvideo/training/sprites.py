@@ -40,7 +40,7 @@ from magicvideo.training.diffusion import (
     train_video_to_video,
 )
 from magicvideo.training.loop import TrainConfig, save_tensors, sha256_of, write_json
-from magicvideo.training.vfi import train_vfi
+from magicvideo.training.vfi import gap_pool, train_vfi
 from magicvideo.vfi.interpolator import Interpolator
 
 LOW, HIGH = 152, 264  # sides of I2V's and V2V's frames in pixels
@@ -53,7 +53,7 @@ T2I_BASE = TrainConfig(
     steps=1000, batch_size=32, learning_rate=1e-3, seed=1, cooldown=0.0, ema_decay=0.0, save_every=250
 )
 T2I = TrainConfig(steps=1400, batch_size=32, learning_rate=1e-3, seed=4, ema_decay=0.998, save_every=200)
-I2V = TrainConfig(steps=1500, batch_size=4, learning_rate=5e-4, seed=2, save_every=150)
+I2V = TrainConfig(steps=1600, batch_size=4, learning_rate=5e-4, seed=2, ema_decay=0.998, save_every=200)
 V2V = TrainConfig(steps=300, batch_size=2, learning_rate=3e-4, seed=3, save_every=100)
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
@@ -70,7 +70,7 @@ def train_stage(stage: str, root: Path, checkpoint: Path) -> None:
         "t2i": lambda: _t2i(root),
         "i2v": lambda: _i2v(root),
         "v2v": lambda: _v2v(root),
-        "interpolator": lambda: train_vfi(root / "interpolator"),
+        "interpolator": lambda: _interpolator(root),
         "assemble": lambda: assemble(root, checkpoint),
     }
     if stage not in stages:
@@ -81,7 +81,7 @@ def train_stage(stage: str, root: Path, checkpoint: Path) -> None:
 
 def assemble(root: Path, folder: Path) -> None:
     """Write the trained parts as a checkpoint in float16, with recipes and digests beside them."""
-    interpolator = _existing(root / "interpolator")
+    interpolator = _existing(root / "interpolator" / "model")
     i2v, v2v = _load_video(root, "i2v"), _load_video(root, "v2v")
     like = architecture.build_motion_adapter()
     tokenizer, vae = _tokenizer(root), _vae(root)
@@ -246,6 +246,11 @@ def _v2v(root: Path) -> None:
     )
     train_video_to_video(videos, V2V, root / "v2v")
     _save_video(parts, root / "v2v")
+
+
+def _interpolator(root: Path) -> None:
+    pool, validation = gap_pool(800, HIGH, seed=0), gap_pool(12, HIGH, seed=1, split="held_out")
+    train_vfi(root / "interpolator", pool=pool, validation=validation)
 
 
 def _new_video(root: Path) -> VideoParts:

@@ -137,14 +137,14 @@ def test_clustered_errors_equal_a_plain_loop() -> None:
 
 
 def test_clustered_interval_uses_the_law_of_the_fewer_clusters() -> None:
-    outcomes, rows, columns = _studied_votes(np.random.default_rng(3), 7, 30, (0.5, 0.8))
+    outcomes, rows, columns = _studied_votes(np.random.default_rng(3), 21, 30, (0.5, 0.8))
     error = clustered_se(outcomes, list(rows), list(columns))
     counts = [int((outcomes == value).sum()) for value in (1, 0, -1)]
     found = gsb_ratio(*counts, clustered=error)
     assert found.ratio is not None
     assert found.interval is not None
     assert error.two_way is not None
-    expected = math.exp(math.log(found.ratio) + float(stats.t.ppf(0.975, 6)) * error.two_way)
+    expected = math.exp(math.log(found.ratio) + float(stats.t.ppf(0.975, 20)) * error.two_way)
     assert found.interval[1] == pytest.approx(expected)
     assert found.interval_method == "two-way"
 

@@ -24,7 +24,7 @@ def model() -> Interpolator:
 
 @pytest.fixture(scope="module")
 def held_out() -> GapPool:
-    return gap_pool(4, 264, 11, split="held_out", progress=False)
+    return gap_pool(2, 264, 11, split="held_out", progress=False)
 
 
 def test_weights_are_those_of_the_recipe_and_small() -> None:

@@ -1,0 +1,105 @@
+"""The checkpoint in the package: its files, and what a person would see in what it makes."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evaluation.prompts import demo_prompts
+from magicvideo.components import locate
+from magicvideo.pipeline import MagicVideoPipeline, VideoResult
+from magicvideo.sprites.render import GRADIENTS, PALETTE
+from magicvideo.training.loop import sha256_of
+
+FOLDER = locate("embedded:sprites")
+STAR = "a large red star spinning on a sunset background"
+
+
+@pytest.fixture(scope="module")
+def pipe() -> MagicVideoPipeline:
+    return MagicVideoPipeline.from_pretrained("sprites")
+
+
+@pytest.fixture(scope="module")
+def star(pipe: MagicVideoPipeline) -> VideoResult:
+    return pipe(STAR, progress=False)
+
+
+def test_weights_are_safetensors_of_25_megabytes_at_most_with_their_digests() -> None:
+    weights = [
+        path for folder in ("magicvideo", "metrics") for path in (FOLDER.parents[2] / folder).rglob("*.safetensors")
+    ]
+    assert sum(path.stat().st_size for path in weights) <= 25e6
+    assert not list(FOLDER.rglob("*.bin")) + list(FOLDER.rglob("*.pt"))
+    recorded = json.loads((FOLDER / "sha256.json").read_text())
+    assert recorded == {
+        str(path.relative_to(FOLDER)): sha256_of(path) for path in sorted(FOLDER.rglob("*.safetensors"))
+    }
+
+
+def test_every_part_has_its_recipe() -> None:
+    for stage in ("autoencoder", "t2i-base", "t2i", "i2v", "v2v"):
+        recipe = json.loads((FOLDER / f"recipe-{stage}.json").read_text())
+        assert recipe["config"]["steps"] == recipe["curve"][-1][0]
+        assert recipe["curve"][-1][1] < recipe["curve"][0][1]
+
+
+def test_a_prompt_becomes_94_frames_of_264_pixels(star: VideoResult) -> None:
+    assert star.frames.shape == (94, 3, 264, 264)
+    assert star.fps == 30
+    assert star.stages["i2v"].shape == (32, 3, 152, 152)
+    assert torch.equal(star.frames[::3], star.stages["v2v"])
+
+
+def test_something_moves_and_v2v_changes_the_picture(star: VideoResult, pipe: MagicVideoPipeline) -> None:
+    keyframes = star.stages["v2v"].float()
+    assert (keyframes[0] - keyframes[-1]).abs().mean() > 1
+    resized = pipe(STAR, arm="-v2v", progress=False).stages["v2v"].float()
+    assert (keyframes - resized).abs().mean() > 0.5
+
+
+def object_and_ground(image: np.ndarray) -> tuple[str, str]:
+    """Name the background (nearest gradient at the borders) and the colour (median of what stands out from it)."""
+    size = len(image)
+    blend = ((np.arange(size) + 0.5) / size)[:, None, None]
+    grounds = {name: (1 - blend) * np.array(top) + blend * np.array(end) for name, (top, end) in GRADIENTS.items()}
+    border = np.zeros((size, size), bool)
+    border[:, : size // 10] = border[:, -size // 10 :] = True
+    error = {name: np.abs(image - value)[border].mean() for name, value in grounds.items()}
+    ground = min(error, key=error.__getitem__)
+    distance = np.linalg.norm(image - grounds[ground], axis=-1)
+    inside = distance * ~border
+    seen = image[inside >= np.quantile(inside, 0.97)]
+    colours = {name: np.linalg.norm(np.median(seen, 0) - np.array(value)) for name, value in PALETTE.items()}
+    return min(colours, key=colours.__getitem__), ground
+
+
+def test_a_person_could_name_colour_and_background_of_most_demo_prompts(pipe: MagicVideoPipeline) -> None:
+    right = {"colour": 0, "background": 0}
+    prompts = demo_prompts()
+    for prompt in prompts:
+        image = pipe.t2i(
+            prompt,
+            negative_prompt="",
+            height=264,
+            width=264,
+            num_inference_steps=pipe.config.t2i.num_inference_steps,
+            guidance_scale=pipe.config.t2i.guidance_scale,
+            generator=torch.Generator().manual_seed(0),
+            output_type="np",
+        ).images[0]
+        colour, ground = object_and_ground(image * 255.0)
+        right["colour"] += f" {colour} " in prompt
+        right["background"] += f" {ground} " in prompt
+    assert right["background"] >= 6
+    assert right["colour"] >= 6
+
+
+def test_saved_elsewhere_and_loaded_it_is_the_same(star: VideoResult, pipe: MagicVideoPipeline, tmp_path: Path) -> None:
+    pipe.save_pretrained(tmp_path / "copy")
+    copy = MagicVideoPipeline.from_pretrained(str(tmp_path / "copy"))
+    state, copied = pipe.components.i2v_unet.state_dict(), copy.components.i2v_unet.state_dict()
+    assert state.keys() == copied.keys()
+    assert all(torch.equal(value, copied[key]) for key, value in state.items())
