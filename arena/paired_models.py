@@ -21,7 +21,7 @@ DIVERGED = 15.0
 """A log-strength beyond this has run away: its system won, or lost, everything it could."""
 STEPS = 40
 HALVINGS = 12
-TOLERANCE = 1e-11
+TOLERANCE = 1e-18
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -365,7 +365,7 @@ def bootstrap_ratio(
     drawn times how often its prompt was. It is cautious when votes do not depend on one another.
 
     Returns:
-        The interval; None when fewer than half of the redrawn studies have a finite ratio.
+        The interval; None when more than one in twenty redrawn studies has no finite ratio.
     """
     values = np.asarray(outcomes)
     count_outcomes(values)
@@ -379,7 +379,7 @@ def bootstrap_ratio(
     )
     above, below = tables[:, 0] + tables[:, 1], tables[:, 1] + tables[:, 2]
     kept = (above > 0) & (below > 0)
-    if kept.sum() < max(2, resamples / 2):
+    if kept.sum() < max(2, 0.95 * resamples):
         return None
     log_ratio = np.log(above[kept] / below[kept])
     low, high = np.exp(np.quantile(log_ratio, [(1 - level) / 2, (1 + level) / 2]))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,19 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from arena import caveats
+from arena import report_statistics as statistics
 from arena.catalogue import system_label
 from arena.models import Assignment, Enrolment, Import, Pair, Study, StudyPrompt, Vote
 from arena.preference import ClusteredError, Preference, clustered_se, count_outcomes, gsb_ratio
 from arena.studies import get_study
 from arena.tally import (
+    OVERALL,
     CountRow,
     VoteRow,
     collected_votes,
     imported_counts,
     imported_votes,
+    latest_votes,
     systems_by_id,
 )
 
@@ -36,6 +40,7 @@ class Comparison:
     preference: Preference
     clustered: ClusteredError | None
     published_ratio: str | None
+    by_method: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row of a report, as plain JSON values."""
@@ -63,6 +68,8 @@ class Comparison:
             "half_tie_share": shown.half_tie_share,
             "bound": shown.bound,
             "sign_test_p": shown.sign_test_p,
+            "exact_p": shown.sign_test_p,
+            **self.by_method,
             "outcome": shown.outcome,
             "published_ratio": self.published_ratio,
             "notes": notes,
@@ -85,6 +92,7 @@ def study_report(session: Session, slug: str) -> dict[str, Any]:
     comparisons = _compare_counts(session, counts, level) + _compare_votes(session, votes, study, level)
     imports = list(session.scalars(select(Import).where(Import.study_id == study.id).order_by(Import.id)))
     origin = _origin(study, votes, counts, imports)
+    overall, sides = _overall(session, study, votes)
     design = _design(session, study, votes, comparisons)
     rows = [comparison.to_dict() for comparison in comparisons]
     warnings = [
@@ -102,25 +110,54 @@ def study_report(session: Session, slug: str) -> dict[str, Any]:
         "data_origin": origin,
         "design": design,
         "comparisons": rows,
+        "ranking": statistics.ranking(
+            overall,
+            [row for row in counts if row.origin == "human" and row.criterion == OVERALL],
+            {key: system_label(system) for key, system in systems_by_id(session).items()},
+            sides=sides,
+            estimand=_estimand(study),
+            level=level,
+        ),
+        "agreement": statistics.agreement_of(overall, sides=sides, level=level),
         "warnings": warnings,
     }
 
 
+def _estimand(study: Study) -> str:
+    return str(study.protocol.get("estimand", "two-way"))
+
+
+def _overall(session: Session, study: Study, votes: list[VoteRow]) -> tuple[list[VoteRow], list[bool] | None]:
+    """Return the overall votes that count, and whether each showed the candidate on the left."""
+    kept = [vote.origin == "human" and not vote.excluded and vote.criterion == OVERALL for vote in votes]
+    overall = list(compress(votes, kept))
+    if study.kind != "arena":
+        return overall, None
+    query = latest_votes(study.id).join(Pair, Pair.id == Assignment.pair_id).where(Pair.kind == "main")
+    sides = list(session.scalars(query.with_only_columns(Vote.a_on_left)))
+    return overall, list(compress(sides, kept))
+
+
 def _compare_counts(session: Session, counts: list[CountRow], level: float) -> list[Comparison]:
     systems = systems_by_id(session)
-    return [
-        Comparison(
-            candidate=system_label(systems[row.candidate]),
-            competitor=system_label(systems[row.competitor]),
-            criterion=row.criterion,
-            source="counts",
-            preference=gsb_ratio(row.good, row.same, row.bad, level=level),
-            clustered=None,
-            published_ratio=row.published_ratio,
+    comparisons = []
+    for row in counts:
+        if row.origin != "human":
+            continue
+        preference = gsb_ratio(row.good, row.same, row.bad, level=level)
+        comparisons.append(
+            Comparison(
+                candidate=system_label(systems[row.candidate]),
+                competitor=system_label(systems[row.competitor]),
+                criterion=row.criterion,
+                source="counts",
+                preference=preference,
+                clustered=None,
+                published_ratio=row.published_ratio,
+                by_method=statistics.by_method(preference, None),
+            )
         )
-        for row in counts
-        if row.origin == "human"
-    ]
+    return comparisons
 
 
 def _compare_votes(session: Session, votes: list[VoteRow], study: Study, level: float) -> list[Comparison]:
@@ -131,7 +168,7 @@ def _compare_votes(session: Session, votes: list[VoteRow], study: Study, level: 
             grouped.setdefault((vote.candidate, vote.competitor, vote.criterion), []).append(vote)
     comparisons = []
     for (candidate, competitor, criterion), rows in grouped.items():
-        preference, clustered = _compare_group(rows, str(study.protocol.get("estimand", "two-way")), level)
+        preference, clustered = _compare_group(rows, _estimand(study), level)
         comparisons.append(
             Comparison(
                 candidate=system_label(systems[candidate]),
@@ -141,6 +178,7 @@ def _compare_votes(session: Session, votes: list[VoteRow], study: Study, level: 
                 preference=preference,
                 clustered=clustered,
                 published_ratio=None,
+                by_method=statistics.by_method(preference, clustered, rows, _estimand(study)),
             )
         )
     return comparisons
@@ -153,13 +191,7 @@ def _compare_group(
     good, same, bad = count_outcomes(outcomes)
     clustered = None
     if good + bad > 0 and good + same > 0 and bad + same > 0:
-        evaluators = [row.evaluator for row in rows]
-        prompts = [row.prompt for row in rows]
-        clustered = clustered_se(
-            outcomes,
-            None if None in evaluators else evaluators,
-            None if None in prompts or estimand == "evaluator" else prompts,
-        )
+        clustered = clustered_se(outcomes, *statistics.identifiers(rows, estimand))
     return gsb_ratio(good, same, bad, level=level, clustered=clustered), clustered
 
 

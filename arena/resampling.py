@@ -11,7 +11,7 @@ Codes = npt.NDArray[np.int64]
 Integers = npt.NDArray[np.integer]
 Table = npt.NDArray[np.int32] | sparse.csr_array
 
-BLOCK_BYTES = 32 * 1024**2
+BLOCK_BYTES = 16 * 1024**2
 VOTES_AT_ONCE = 1 << 20
 DENSE_CELLS = 1 << 24
 
@@ -65,8 +65,9 @@ def resampled_tables(
     if prompts is None or evaluators is None:
         rows = prompts if evaluators is None else evaluators
         assert rows is not None
-        table = _count(rows, cells, cell_count, None).reshape(-1, cell_count)
-        return np.asarray(cluster_weights(generator, resamples, table.shape[0]) @ table)
+        counted = _count(rows, cells, cell_count, None)
+        table = (counted if isinstance(counted, np.ndarray) else counted.toarray()).reshape(-1, cell_count)
+        return np.asarray(cluster_weights(generator, resamples, len(table)) @ table)
     return _pigeonhole(generator, _count(evaluators, cells, cell_count, prompts), cell_count, resamples)
 
 

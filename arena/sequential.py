@@ -14,19 +14,18 @@ Evaluators share the prompts, so this speaks of the prompts at hand. For prompts
 widened by the prompts' own error, one normal variable whatever the number of looks; a union bound splits alpha.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special, stats
+from scipy import stats
 
 from arena.resampling import Floats
 
 BETS = np.array([0.1, 0.25, 0.5, 0.75, 0.95])
 BET_WEIGHTS = np.array([0.05, 0.1, 0.15, 0.2, 0.5])
-GRID = np.exp(0.005 * np.arange(-800, 801))
-"""Ratios at which bounds are sought, half a percent apart; the one in the middle is exactly 1."""
+GRID = np.exp(0.01 * np.arange(-300, 301))
+"""Ratios at which bounds are sought, one percent apart; the one in the middle is exactly 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +143,14 @@ def prompt_errors(
     return np.where(known, np.sqrt(variance), np.inf)
 
 
-def _log_wealth(gains: Floats) -> Floats:
-    """Return log K after each evaluator for gains ``(T, ...)``, each at least -1."""
-    logs = np.stack([np.cumsum(np.log1p(bet * gains), axis=0) for bet in BETS])
-    weights = BET_WEIGHTS.reshape(-1, *([1] * gains.ndim))
-    return np.asarray(special.logsumexp(logs, axis=0, b=weights))
+def _wealth(gains: Floats) -> Floats:
+    """Return K after each evaluator for gains ``(T, ...)``, each at least -1; inf once it is past counting."""
+    with np.errstate(over="ignore", under="ignore"):
+        parts = [
+            weight * np.cumprod(1 + bet * gains, axis=0)
+            for bet, weight in zip(BETS, BET_WEIGHTS, strict=True)
+        ]
+        return np.asarray(sum(parts))
 
 
 def _bounds(u: Floats, v: Floats, alpha: float) -> tuple[Floats, Floats]:
@@ -157,9 +159,8 @@ def _bounds(u: Floats, v: Floats, alpha: float) -> tuple[Floats, Floats]:
     Wealth against low ratios falls with rho and wealth against high ones grows, so the excluded ratios of
     the grid form its two ends; the last excluded point on either end is a conservative bound.
     """
-    need = math.log(2 / alpha)
-    low = np.maximum.accumulate(_log_wealth(u[:, None] / GRID - v[:, None]), axis=0) >= need
-    high = np.maximum.accumulate(_log_wealth(GRID * v[:, None] - u[:, None]), axis=0) >= need
+    low = np.maximum.accumulate(_wealth(u[:, None] / GRID - v[:, None]), axis=0) >= 2 / alpha
+    high = np.maximum.accumulate(_wealth(GRID * v[:, None] - u[:, None]), axis=0) >= 2 / alpha
     lower = np.where(low.any(axis=1), GRID[len(GRID) - 1 - np.argmax(low[:, ::-1], axis=1)], 0.0)
     upper = np.where(high.any(axis=1), GRID[np.argmax(high, axis=1)], np.inf)
     return lower, upper
@@ -168,5 +169,5 @@ def _bounds(u: Floats, v: Floats, alpha: float) -> tuple[Floats, Floats]:
 def _p_values(u: Floats, v: Floats) -> Floats:
     """Return min(1, 1 / largest wealth so far), half of it bet on either side of ratio 1."""
     gains = u - v
-    both = np.logaddexp(_log_wealth(gains), _log_wealth(-gains)) - math.log(2)
-    return np.minimum(1, np.exp(-np.maximum.accumulate(both)))
+    both = (_wealth(gains) + _wealth(-gains)) / 2
+    return np.minimum(1, 1 / np.maximum.accumulate(both))

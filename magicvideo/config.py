@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from magicvideo.errors import MagicVideoError
 
-PriorKind = Literal["none", "shift", "matched", "decay"]
+PriorKind = Literal["none", "shift", "matched", "decay", "mixed"]
 InterpolatorKind = Literal["edsc", "blend", "repeat"]
 
 
@@ -32,7 +32,7 @@ class I2VConfig:
     num_frames: int = 32
     num_inference_steps: int = 10
     guidance_scale: float = 2.0
-    prior: PriorKind = "matched"
+    prior: PriorKind = "mixed"
     controlnet_scale: float = 1.0
     appearance_scale: float = 1.0
 

@@ -10,6 +10,8 @@ import torch
 
 from magicvideo.config import PriorKind
 
+MIXED_SHARE = 0.5
+
 
 def noise_prior(
     reference: torch.Tensor, noise: torch.Tensor, kind: PriorKind, *, strength: float
@@ -22,7 +24,9 @@ def noise_prior(
         kind: ``none`` returns the noise; ``shift`` adds ``strength`` times the reference (unit variance);
             ``matched`` is forward diffusion, ``strength * reference + sqrt(1 - strength^2) * noise``, exactly
             the model's own input where ``strength`` is the square root of the first timestep's cumulative
-            alpha; ``decay`` is ``matched`` with a strength that falls linearly to zero over the frames.
+            alpha; ``decay`` is ``matched`` with a strength that falls linearly to zero over the frames;
+            ``mixed`` is ``matched`` on noise of which the frames share half the variance (PYoCo, Ge et al.
+            2023, alpha = 1).
         strength: in [0, 1].
 
     Returns:
@@ -45,8 +49,27 @@ def noise_prior(
     lean = reference.unsqueeze(2)
     if kind == "shift":
         return noise + strength * lean
+    if kind == "mixed":
+        noise = mix_noise(noise, MIXED_SHARE)
     weight = torch.full((frames,), strength, dtype=noise.dtype, device=noise.device)
     if kind == "decay":
         weight = weight * torch.linspace(1, 0, frames, dtype=noise.dtype, device=noise.device)
     weight = weight.view(1, 1, frames, 1, 1)
     return weight * lean + (1 - weight**2).sqrt() * noise
+
+
+def mix_noise(noise: torch.Tensor, share: float) -> torch.Tensor:
+    """Give all frames a common part without drawing anew: standard normal again, correlated between frames.
+
+    The mean over the frames and the deviations from it are independent; scaled to unit variance they are the
+    common and the own part. At least two frames.
+
+    Args:
+        noise: ``(B, C, F, h, w)`` standard normal, independent.
+        share: of the variance, that the frames have in common.
+    """
+    frames = noise.shape[2]
+    mean = noise.mean(2, keepdim=True)
+    common = mean * frames**0.5
+    own = (noise - mean) * (frames / (frames - 1)) ** 0.5
+    return share**0.5 * common + (1 - share) ** 0.5 * own

@@ -41,7 +41,7 @@ _ALL = (
                "clip"),
     MetricInfo("video_text", "Video-text score", "higher", "cosine x 100", (-100, 100), 1, ("prompt",),
                "video", "Cosine of the clip as a whole with the prompt, by the embedded video-text model; "
-               "sees motion, knows the sprites domain only.", "video_text"),
+               "sees motion (how well, its recipe says), knows the sprites domain only.", "video_text"),
     MetricInfo("fvd", "Fréchet video distance", "lower", "", (0, None), 1, ("reference",), "set",
                "Fréchet distance between features of the videos and of reference videos. Biased upwards "
                "for few videos: compare equal numbers, or the corrected value.", "fvd"),

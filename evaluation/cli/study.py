@@ -228,8 +228,126 @@ def report(name: Name, as_json: JsonOption = False, db: Db = None) -> None:
         "G/B",
     )
     _echo_table(header, [_report_row(row) for row in found["comparisons"]])
-    for warning in found["warnings"]:
+    _echo_ranking(found["ranking"])
+    _echo_agreement(found["agreement"])
+    notes = [] if found["ranking"] is None else found["ranking"]["notes"]
+    for warning in [*found["warnings"], *notes]:
         typer.echo(f"\n* {warning}")
+
+
+def _echo_ranking(ranking: Mapping[str, Any] | None) -> None:
+    """Print the systems with the places each can take; systems of different groups are not ordered."""
+    if ranking is None or ranking["log_likelihood"] is None:
+        return
+    typer.echo(f"\nranking ({ranking['model']}, places hold together at {ranking['level']:.0%})")
+    rows = []
+    for group in ranking["components"]:
+        for name in sorted(group, key=lambda system: -(ranking["strength"][system] or 0.0)):
+            places = ranking["rank_intervals"][name]
+            rows.append(
+                (
+                    "-" if places is None else "-".join(map(str, dict.fromkeys(places))),
+                    name,
+                    _number(ranking["strength"][name], 3),
+                    _number(ranking["standard_error"][name], 3),
+                )
+            )
+    _echo_table(("place", "system", "log-strength", "error"), rows)
+
+
+def _echo_agreement(agreement: Mapping[str, Any]) -> None:
+    rows = [
+        (found["name"], _number(found["value"], 3), "-".join(f"{end:.3f}" for end in found["interval"] or ()))
+        for found in agreement.values()
+        if isinstance(found, dict)
+    ]
+    if rows:
+        typer.echo("")
+        _echo_table(("agreement", "value", "interval"), rows)
+
+
+@app.command()
+def plan(
+    ratio: Annotated[float, typer.Option(help="Ratio (G+S)/(B+S) the study should be able to show.")],
+    ties: Annotated[float, typer.Option(help="Share of Same expected.")] = 0.2,
+    evaluators: Annotated[int, typer.Option(min=2, help="Evaluators.")] = 61,
+    prompts: Annotated[int, typer.Option(min=2, help="Prompts of this comparison.")] = 100,
+    votes_per_evaluator: Annotated[
+        int | None, typer.Option(min=1, help="Votes of each in this comparison; default: every prompt once.")
+    ] = None,
+    rho_evaluator: Annotated[float, typer.Option(help="Correlation of two votes of one evaluator.")] = 0.05,
+    rho_prompt: Annotated[float, typer.Option(help="Correlation of two votes on one prompt.")] = 0.10,
+    power: Annotated[float, typer.Option(help="Power wanted.")] = 0.8,
+    alpha: Annotated[float, typer.Option(help="Two-sided level of the test.")] = 0.05,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what power a design has against one competitor, and what would buy more."""
+    from arena import planning
+
+    try:
+        design = planning.Design(
+            ratio=ratio,
+            ties=ties,
+            evaluators=evaluators,
+            prompts=prompts,
+            votes_per_evaluator=votes_per_evaluator,
+            rho_evaluator=rho_evaluator,
+            rho_prompt=rho_prompt,
+            alpha=alpha,
+        )
+        found = planning.plan(design, power=power)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    rows = [_plan_row(option.name, option.design) for option in found.options]
+    if as_json:
+        typer.echo(json.dumps(_plan_json(found, rows), indent=2, allow_nan=False))
+        return
+    header = ("design", "evaluators", "prompts", "votes", "design effect", "power", "interval")
+    _echo_table(
+        header,
+        [
+            (
+                row["name"],
+                row["evaluators"],
+                row["prompts"],
+                row["votes"],
+                f"{row['design_effect']:.2f}",
+                f"{row['power']:.3f}",
+                f"R /* {row['half_width']:.3f}",
+            )
+            for row in rows
+        ],
+    )
+    typer.echo(f"\n{found.sentence}")
+    needs = {
+        f"evaluators with {prompts} prompts": found.evaluators_needed,
+        f"prompts with {evaluators} evaluators": found.prompts_needed,
+    }
+    told = "; ".join(f"{'no number of' if n is None else n} {what}" for what, n in needs.items())
+    typer.echo(f"Power {power:g} for ratio {ratio:g} takes: {told}.")
+    if found.detectable_ratio is not None:
+        typer.echo(
+            f"The smallest ratio this design shows with power {power:g} is {found.detectable_ratio:.3f}."
+        )
+
+
+def _plan_row(name: str, design: Any) -> dict[str, Any]:
+    shown = ("evaluators", "prompts", "votes", "design_effect", "standard_error", "half_width", "power")
+    return {"name": name} | {key: getattr(design, key) for key in shown}
+
+
+def _plan_json(found: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    kept = (
+        "power_wanted",
+        "votes_if_independent",
+        "evaluators_needed",
+        "prompts_needed",
+        "detectable_ratio",
+        "sentence",
+    )
+    return {"design": asdict(found.design), "options": rows} | {key: getattr(found, key) for key in kept}
 
 
 def _report_row(row: Mapping[str, Any]) -> tuple[object, ...]:

@@ -206,8 +206,14 @@ class VideoBatches:
         clips: int,
         frames: int,
         timesteps: tuple[int, int] = (0, 1000),
+        shared_noise: float = 0.0,
     ) -> None:
-        """Draw ``clips`` clips a step and ``frames`` frames of each; noise between the two ``timesteps``."""
+        """Draw ``clips`` clips a step and ``frames`` frames of each.
+
+        Noise is drawn between the two ``timesteps``; ``shared_noise`` is the share of its variance that all
+        frames of a clip have in common (see the prior ``mixed``).
+        """
+        self.shared_noise = shared_noise
         self.pool, self.parts, self.seed = pool, parts, seed
         self.clips, self.frames, self.timesteps = clips, frames, timesteps
         self.empty = tokenize(tokenizer, [""])
@@ -226,6 +232,9 @@ class VideoBatches:
         start = clean if self.pool.start is None else self._frames(self.pool.start, which, indices)
         timesteps = self._timesteps(generator)
         noise = torch.randn(clean.shape, generator=generator)
+        if self.shared_noise:
+            common = torch.randn(clean[:, :, :1].shape, generator=generator)
+            noise = self.shared_noise**0.5 * common + (1 - self.shared_noise) ** 0.5 * noise
         alphas = self.alphas[timesteps]
         noisy, velocity = add_noise(start, noise, alphas)
         predicted = self._predict(noisy, timesteps, which, indices, generator)
@@ -302,7 +311,7 @@ def train_image_to_video(
     config: TrainConfig,
     out_dir: Path,
     *,
-    image_every: int = 2,
+    image_every: int,
 ) -> dict[str, object]:
     """Train I2V jointly on videos and images: every ``image_every``-th step is a batch of images.
 

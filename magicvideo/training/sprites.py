@@ -21,6 +21,7 @@ from magicvideo.appearance import attach_appearance
 from magicvideo.backbone import extract_motion_adapter, inflate, zero_motion_output
 from magicvideo.components import Components, load_components, save_components
 from magicvideo.errors import MagicVideoError
+from magicvideo.noise_prior import MIXED_SHARE
 from magicvideo.sprites import architecture
 from magicvideo.sprites.render import frame_times, render
 from magicvideo.sprites.scene import sample_scene
@@ -53,8 +54,22 @@ T2I_BASE = TrainConfig(
     steps=1000, batch_size=32, learning_rate=1e-3, seed=1, cooldown=0.0, ema_decay=0.0, save_every=250
 )
 T2I = TrainConfig(steps=1400, batch_size=32, learning_rate=1e-3, seed=4, ema_decay=0.998, save_every=200)
-I2V = TrainConfig(steps=1600, batch_size=4, learning_rate=5e-4, seed=2, ema_decay=0.998, save_every=200)
-V2V = TrainConfig(steps=300, batch_size=2, learning_rate=3e-4, seed=3, save_every=100)
+I2V_BASE = TrainConfig(
+    steps=1000, batch_size=4, learning_rate=5e-4, seed=2, cooldown=0.0, ema_decay=0.0, save_every=200
+)
+I2V = TrainConfig(
+    steps=520, batch_size=4, learning_rate=1e-3, seed=5, ema_decay=0.99, cooldown=0.5, save_every=100
+)
+V2V = TrainConfig(
+    steps=200,
+    batch_size=2,
+    learning_rate=5e-4,
+    seed=3,
+    warmup=20,
+    ema_decay=0.99,
+    save_every=100,
+    log_every=20,
+)
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
 
@@ -105,7 +120,7 @@ def assemble(root: Path, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     save_components(parts, temporary)
     load_components(temporary)
-    for stage in ("autoencoder", "t2i-base", "t2i", "i2v", "v2v"):
+    for stage in ("autoencoder", "t2i-base", "t2i", "i2v-base", "i2v", "v2v"):
         shutil.copy(root / stage / "recipe.json", temporary / f"recipe-{stage}.json")
     shutil.copy(interpolator / "recipe.json", temporary / "recipe-interpolator.json")
     digests = {
@@ -215,10 +230,17 @@ def _t2i(root: Path) -> None:
 
 
 def _i2v(root: Path) -> None:
+    """Train I2V: first every frame with its own noise and every other step images, then mostly mixed noise."""
     tokenizer, parts = _tokenizer(root), _new_video(root)
     scheduler = architecture.build_scheduler()
     videos = VideoBatches(
-        _video_pool(root, "clips_low"), parts, tokenizer, scheduler, seed=I2V.seed, clips=4, frames=FRAMES
+        _video_pool(root, "clips_low"),
+        parts,
+        tokenizer,
+        scheduler,
+        seed=I2V_BASE.seed,
+        clips=4,
+        frames=FRAMES,
     )
     images = ImageBatches(
         [(_frame_pool(root, "frames_low"), 24, 0.6), (_frame_pool(root, "frames_high"), 8, 0.4)],
@@ -226,9 +248,12 @@ def _i2v(root: Path) -> None:
         parts.text_encoder,
         tokenizer,
         scheduler,
-        seed=I2V.seed,
+        seed=I2V_BASE.seed,
     )
-    train_image_to_video(videos, images, I2V, root / "i2v")
+    train_image_to_video(videos, images, I2V_BASE, root / "i2v-base", image_every=2)
+    videos.seed = images.seed = I2V.seed
+    videos.shared_noise = MIXED_SHARE
+    train_image_to_video(videos, images, I2V, root / "i2v", image_every=4)
     _save_video(parts, root / "i2v")
 
 

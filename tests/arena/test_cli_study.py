@@ -128,3 +128,16 @@ def test_wrong_use_ends_with_status_2(url: str) -> None:
         ).exit_code
         == 2
     )
+
+
+def test_a_plan_says_what_buys_power() -> None:
+    options = ("--ratio", 1.2, "--ties", 0.2, "--evaluators", 61, "--prompts", 100)
+    said = _done(study.app, "plan", *options)
+    for words in ("0.786", "0.905", "0.886", "buy almost nothing", "66 evaluators with 100 prompts"):
+        assert words in said
+    found = json.loads(_done(study.app, "plan", *options, "--json"))
+    assert found["options"][0]["design_effect"] == pytest.approx(11.95)
+    assert (found["votes_if_independent"], found["evaluators_needed"]) == (530, 66)
+    refused = _run(study.app, "plan", "--ratio", 6, "--ties", 0.2)
+    assert refused.exit_code == 2
+    assert "between 0.2 and 5" in " ".join(refused.output.split())

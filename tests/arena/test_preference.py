@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from arena.preference import clustered_se, gsb_ratio, influence, naive_se_log_ratio, sign_test
+from arena.preference import (
+    bootstrap_ratio,
+    clustered_se,
+    gsb_ratio,
+    influence,
+    interval_by_method,
+    naive_se_log_ratio,
+    sign_flip_test,
+    sign_test,
+)
 
 DATA = Path(__file__).parent.parent / "data"
 TABLE_1 = {
@@ -173,3 +182,75 @@ def test_wrong_lengths_and_unknown_outcomes_are_refused() -> None:
         clustered_se([1, 0, -1], ["a"])
     with pytest.raises(ValueError, match="outcomes must be"):
         clustered_se([2, 0, -1])
+
+
+def _log_ratio(outcomes: np.ndarray) -> float:
+    good, same, bad = ((outcomes == value).sum() for value in (1, 0, -1))
+    return math.log((good + same) / (bad + same))
+
+
+def test_the_jackknife_leaves_out_one_cluster_at_a_time() -> None:
+    outcomes, rows, columns = _studied_votes(np.random.default_rng(5), 6, 9, (0.5, 0.8))
+    whole = _log_ratio(outcomes)
+
+    def plain(codes: np.ndarray) -> float:
+        left = [(_log_ratio(outcomes[codes != code]) - whole) ** 2 for code in np.unique(codes)]
+        return sum(left) * (len(left) - 1) / len(left)
+
+    by_row, by_column, both = plain(rows), plain(columns), plain(np.arange(len(rows)))
+    error = clustered_se(outcomes, rows.tolist(), columns.tolist())
+    assert error.jackknife == pytest.approx(math.sqrt(max(by_row + by_column - both, by_row, by_column)))
+    assert clustered_se(outcomes, rows.tolist()).jackknife == pytest.approx(math.sqrt(by_row))
+    counts = [int((outcomes == value).sum()) for value in (1, 0, -1)]
+    found = gsb_ratio(*counts, clustered=error)
+    assert found.interval_method == "two-way jackknife"
+    assert found.se_log_ratio == error.jackknife
+    assert found.interval == interval_by_method(*counts, error)["jackknife"]
+
+
+def test_few_clusters_are_covered_where_one_way_errors_are_not() -> None:
+    generator = np.random.default_rng(6)
+    scale = math.sqrt(1 + 0.5**2 + 0.8**2)
+    truth = (1 - stats.norm.cdf(-0.7 / scale)) / (1 - stats.norm.cdf(-0.1 / scale))
+    covered = dict.fromkeys(("naive", "evaluator", "prompt", "two_way", "jackknife"), 0)
+    for _ in range(150):
+        outcomes, rows, columns = _studied_votes(generator, 12, 30, (0.5, 0.8))
+        counts = [int((outcomes == value).sum()) for value in (1, 0, -1)]
+        error = clustered_se(outcomes, rows.tolist(), columns.tolist())
+        for method, interval in interval_by_method(*counts, error).items():
+            assert interval is not None
+            covered[method] += interval[0] <= truth <= interval[1]
+    assert covered["naive"] / 150 < 0.75
+    assert covered["jackknife"] / 150 > 0.91
+
+
+def test_the_pigeonhole_bootstrap_agrees_with_the_two_way_error() -> None:
+    outcomes, rows, columns = _studied_votes(np.random.default_rng(7), 40, 50, (0.5, 0.8))
+    error = clustered_se(outcomes, rows.tolist(), columns.tolist())
+    drawn = bootstrap_ratio(outcomes, rows.tolist(), columns.tolist())
+    assert drawn is not None
+    assert drawn.standard_error == pytest.approx(error.two_way, rel=0.15)
+    assert drawn.redrawn == "evaluators and prompts"
+    assert drawn.failed == 0
+    assert drawn.interval[0] < math.exp(_log_ratio(outcomes)) < drawn.interval[1]
+    alone = bootstrap_ratio(outcomes, rows.tolist())
+    plain = bootstrap_ratio(outcomes)
+    assert alone is not None
+    assert plain is not None
+    assert alone.standard_error == pytest.approx(error.evaluator, rel=0.15)
+    assert plain.standard_error == pytest.approx(error.naive, rel=0.1)
+    assert (alone.redrawn, plain.redrawn) == ("evaluators", "votes")
+
+
+def test_a_ratio_that_is_rarely_finite_has_no_bootstrap() -> None:
+    assert bootstrap_ratio([1, 1, 1, -1], ["a", "a", "a", "b"]) is None
+
+
+def test_flipping_signs_of_evaluators_equals_counting_all_of_them() -> None:
+    outcomes = np.array([1, 1, 1, 1, 1, 0, 1, -1, 1, 1, -1, 1])
+    people = np.repeat(np.arange(6), 2)
+    sums = np.bincount(people, weights=outcomes)
+    signs = np.array(np.meshgrid(*[[-1, 1]] * 6)).reshape(6, -1)
+    exact = (np.abs(sums @ signs) >= abs(sums.sum())).mean()
+    assert sign_flip_test(outcomes, people.tolist()) == pytest.approx(exact, abs=0.02)
+    assert sign_flip_test([0, 0], ["a", "b"]) is None

@@ -57,6 +57,68 @@ def test_table_1_comes_with_its_ratios_and_the_excess_in_words(database: Databas
     json.dumps(report, allow_nan=False)
 
 
+def test_table_1_is_ranked_and_its_poor_fit_is_said(database: Database) -> None:
+    with database.session() as session:
+        import_counts(session, VOTES / "magicvideo_v2_table1.csv", "table 1")
+        report = study_report(session, "table 1")
+    ranking = report["ranking"]
+    assert ranking["model"] == "davidson"
+    assert ranking["nu"] == pytest.approx(0.638548, abs=1e-6)
+    assert ranking["goodness_of_fit"]["statistic"] == pytest.approx(159.384, abs=1e-3)
+    assert ranking["rank_intervals"]["MagicVideo-V2"] == [1, 1]
+    assert ranking["side_effect"] is None
+    assert ranking["components"] == [ranking["systems"]]
+    assert {row["model"].partition(",")[0] for row in ranking["alternatives"]} == {
+        "davidson",
+        "rao-kupper",
+        "bradley-terry",
+    }
+    assert any("star around MagicVideo-V2" in note for note in ranking["notes"])
+    assert any("do not describe these votes" in note for note in ranking["notes"])
+    assert report["agreement"]["alpha_ordinal"] is None
+    assert report["agreement"]["notes"] == ["Agreement needs votes that name their evaluator and prompt."]
+    row = report["comparisons"][0]
+    assert row["se_by_method"] == dict.fromkeys(row["se_by_method"]) | {"naive": row["se_log_ratio"]}
+    assert row["interval_by_method"]["naive"] == row["interval"]
+
+
+def test_the_side_effect_comes_from_the_sides_that_were_shown(database: Database, make_study) -> None:
+    make_study(database, prompts=12, votes_per_pair=3)
+    with database.session() as session:
+        people = [enrol(session, "study", pseudonym=f"person {number}") for number in range(3)]
+    for number, person in enumerate(people):
+        seen = 0
+        while (task := lease(database, person.token)) is not None:
+            choice = "right" if seen % 3 == 2 else "left"
+            seen += 1
+            submit(
+                database,
+                token=person.token,
+                assignment=task.assignment,
+                choice="same" if seen == 12 - number else choice,
+                client_token=task.left,
+            )
+    with database.reading() as session:
+        report = study_report(session, "study")
+    side = report["ranking"]["side_effect"]
+    assert side["value"] > 0.3
+    assert side["interval"][0] < side["value"] < side["interval"][1]
+    assert report["agreement"]["pairwise"]["pairs"] == 36
+    json.dumps(report, allow_nan=False)
+
+
+def test_repeats_are_compared_with_the_first_vote_and_left_out_of_agreement(
+    database: Database, tmp_path: Path
+) -> None:
+    table = "evaluator,prompt,candidate,competitor,verdict\n"
+    table += "e,p,a,b,good\ne,p,a,b,bad\nf,p,a,b,good\nf,p,a,b,good\n"
+    found = _imported(database, tmp_path, table)["agreement"]
+    assert found["repeat_consistency"]["value"] == pytest.approx(0.5)
+    assert found["repeat_consistency"]["pairs"] == 2
+    assert found["side_swap_consistency"] is None
+    assert (found["pairwise"]["value"], found["pairwise"]["pairs"]) == (1.0, 1)
+
+
 def test_a_printed_ratio_that_does_not_follow_is_named(database: Database, tmp_path: Path) -> None:
     header = "candidate,competitor,good,same,bad,published_ratio\n"
     report = _imported(database, tmp_path, header + "a,b,10,5,5,1.6\na,c,10,5,5,1.5\n")
@@ -91,8 +153,19 @@ def test_votes_with_evaluators_and_prompts_get_two_way_intervals(database: Datab
     )
     (row,) = report["comparisons"]
     error = clustered_se(outcomes, [i % 24 for i in range(120)], [i // 24 for i in range(120)])
-    assert row["interval_method"] == "two-way"
-    assert row["se_log_ratio"] == pytest.approx(error.two_way)
+    assert row["interval_method"] == "two-way jackknife"
+    assert row["se_log_ratio"] == pytest.approx(error.jackknife)
+    methods = {"naive", "evaluator", "prompt", "two_way", "jackknife", "bootstrap"}
+    assert set(row["se_by_method"]) == set(row["interval_by_method"]) == methods
+    assert row["se_by_method"]["two_way"] == pytest.approx(error.two_way)
+    assert row["interval_by_method"]["jackknife"] == pytest.approx(row["interval"])
+    assert row["exact_p"] == row["sign_test_p"]
+    assert 0 < row["sign_flip_p"] <= 1
+    assert report["ranking"]["redrawn"] == "evaluators and prompts"
+    assert (report["agreement"]["units"], report["agreement"]["evaluators"]) == (5, 24)
+    assert report["agreement"]["alpha_ordinal"]["value"] == pytest.approx(0, abs=0.1)
+    assert report["agreement"]["repeat_consistency"] is None
+    json.dumps(report, allow_nan=False)
     assert report["design"]["observed"] == {"votes": 120, "evaluators": 24, "prompts": 5}
     assert any("only 5 evaluators or prompts" in warning for warning in report["warnings"])
 
@@ -154,4 +227,5 @@ def test_a_study_without_votes_says_so(database: Database, make_study) -> None:
     with database.reading() as session:
         report = study_report(session, "study")
     assert report["comparisons"] == []
+    assert report["ranking"] is None
     assert "There are no votes of people in this study yet." in report["warnings"]

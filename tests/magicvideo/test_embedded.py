@@ -29,7 +29,9 @@ def star(pipe: MagicVideoPipeline) -> VideoResult:
 
 def test_weights_are_safetensors_of_25_megabytes_at_most_with_their_digests() -> None:
     weights = [
-        path for folder in ("magicvideo", "metrics") for path in (FOLDER.parents[2] / folder).rglob("*.safetensors")
+        path
+        for folder in ("magicvideo", "metrics")
+        for path in (FOLDER.parents[2] / folder).rglob("*.safetensors")
     ]
     assert sum(path.stat().st_size for path in weights) <= 25e6
     assert not list(FOLDER.rglob("*.bin")) + list(FOLDER.rglob("*.pt"))
@@ -64,7 +66,9 @@ def object_and_ground(image: np.ndarray) -> tuple[str, str]:
     """Name the background (nearest gradient at the borders) and the colour (median of what stands out from it)."""
     size = len(image)
     blend = ((np.arange(size) + 0.5) / size)[:, None, None]
-    grounds = {name: (1 - blend) * np.array(top) + blend * np.array(end) for name, (top, end) in GRADIENTS.items()}
+    grounds = {
+        name: (1 - blend) * np.array(top) + blend * np.array(end) for name, (top, end) in GRADIENTS.items()
+    }
     border = np.zeros((size, size), bool)
     border[:, : size // 10] = border[:, -size // 10 :] = True
     error = {name: np.abs(image - value)[border].mean() for name, value in grounds.items()}
@@ -97,7 +101,9 @@ def test_a_person_could_name_colour_and_background_of_most_demo_prompts(pipe: Ma
     assert right["colour"] >= 6
 
 
-def test_saved_elsewhere_and_loaded_it_is_the_same(star: VideoResult, pipe: MagicVideoPipeline, tmp_path: Path) -> None:
+def test_saved_elsewhere_and_loaded_it_is_the_same(
+    star: VideoResult, pipe: MagicVideoPipeline, tmp_path: Path
+) -> None:
     pipe.save_pretrained(tmp_path / "copy")
     copy = MagicVideoPipeline.from_pretrained(str(tmp_path / "copy"))
     state, copied = pipe.components.i2v_unet.state_dict(), copy.components.i2v_unet.state_dict()

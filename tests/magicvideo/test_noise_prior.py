@@ -42,6 +42,13 @@ def test_decay_starts_matched_and_ends_free(noise: torch.Tensor) -> None:
     assert torch.equal(latents[:, :, -1], noise[:, :, -1])
 
 
+def test_mixed_noise_is_standard_normal_and_half_shared(noise: torch.Tensor) -> None:
+    latents = noise_prior(0 * REFERENCE, noise, "mixed", strength=0.0)
+    assert float(latents.var()) == pytest.approx(1.0, abs=0.01)
+    correlation = (latents[:, :, 0] * latents[:, :, 9]).mean()
+    assert float(correlation) == pytest.approx(0.5, abs=0.03)
+
+
 def test_bad_arguments_are_refused(noise: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="unknown noise prior 'warm'; known: none, shift"):
         noise_prior(REFERENCE, noise, "warm", strength=0.1)  # type: ignore[arg-type]

@@ -75,9 +75,7 @@ def test_i2v_equals_the_stock_pipeline_bit_for_bit(pipe: MagicVideoPipeline) -> 
     noise = torch.randn(1, 4, 3, 4, 4, generator=torch.Generator().manual_seed(stage_seed(0, "i2v")))
     alpha = parts.scheduler.alphas_cumprod[999]
     with torch.inference_mode():
-        latents = noise_prior(
-            reference.latents(parts.vae, 32), noise, "matched", strength=float(alpha.sqrt())
-        )
+        latents = noise_prior(reference.latents(parts.vae, 32), noise, "mixed", strength=float(alpha.sqrt()))
         frames = stock(
             PROMPT,
             negative_prompt="",
