@@ -54,22 +54,51 @@ T2I_BASE = TrainConfig(
     steps=1000, batch_size=32, learning_rate=1e-3, seed=1, cooldown=0.0, ema_decay=0.0, save_every=250
 )
 T2I = TrainConfig(steps=1400, batch_size=32, learning_rate=1e-3, seed=4, ema_decay=0.998, save_every=200)
-I2V_BASE = TrainConfig(
-    steps=1000, batch_size=4, learning_rate=5e-4, seed=2, cooldown=0.0, ema_decay=0.0, save_every=200
-)
-I2V = TrainConfig(
-    steps=520, batch_size=4, learning_rate=1e-3, seed=5, ema_decay=0.99, cooldown=0.5, save_every=100
+# Folder, configuration, every which step is a batch of images, whether the frames of a clip share noise.
+I2V = (
+    (
+        "i2v-base",
+        TrainConfig(
+            steps=1000, batch_size=4, learning_rate=5e-4, seed=2, cooldown=0.0, ema_decay=0.0, save_every=200
+        ),
+        2,
+        False,
+    ),
+    (
+        "i2v-mixed",
+        TrainConfig(
+            steps=520, batch_size=4, learning_rate=1e-3, seed=5, ema_decay=0.99, cooldown=0.5, save_every=100
+        ),
+        4,
+        True,
+    ),
+    (
+        "i2v",
+        TrainConfig(
+            steps=440,
+            batch_size=4,
+            learning_rate=1e-3,
+            seed=6,
+            warmup=30,
+            ema_decay=0.99,
+            cooldown=0.5,
+            save_every=110,
+        ),
+        5,
+        True,
+    ),
 )
 V2V = TrainConfig(
-    steps=200,
+    steps=120,
     batch_size=2,
     learning_rate=5e-4,
     seed=3,
     warmup=20,
     ema_decay=0.99,
-    save_every=100,
+    save_every=60,
     log_every=20,
 )
+RECIPES = ("autoencoder", "t2i-base", "t2i", *(name for name, *_ in I2V), "v2v")
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
 
@@ -120,9 +149,9 @@ def assemble(root: Path, folder: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     save_components(parts, temporary)
     load_components(temporary)
-    for stage in ("autoencoder", "t2i-base", "t2i", "i2v-base", "i2v", "v2v"):
+    for stage in RECIPES:
         shutil.copy(root / stage / "recipe.json", temporary / f"recipe-{stage}.json")
-    shutil.copy(interpolator / "recipe.json", temporary / "recipe-interpolator.json")
+    shutil.copytree(interpolator, temporary / "interpolator", dirs_exist_ok=True)  # with its recipe
     digests = {
         str(path.relative_to(temporary)): sha256_of(path) for path in sorted(temporary.rglob("*.safetensors"))
     }
@@ -230,30 +259,17 @@ def _t2i(root: Path) -> None:
 
 
 def _i2v(root: Path) -> None:
-    """Train I2V: first every frame with its own noise and every other step images, then mostly mixed noise."""
+    """Train I2V jointly on clips and images, in the phases of ``I2V``."""
     tokenizer, parts = _tokenizer(root), _new_video(root)
     scheduler = architecture.build_scheduler()
-    videos = VideoBatches(
-        _video_pool(root, "clips_low"),
-        parts,
-        tokenizer,
-        scheduler,
-        seed=I2V_BASE.seed,
-        clips=4,
-        frames=FRAMES,
-    )
-    images = ImageBatches(
-        [(_frame_pool(root, "frames_low"), 24, 0.6), (_frame_pool(root, "frames_high"), 8, 0.4)],
-        parts.image_unet,
-        parts.text_encoder,
-        tokenizer,
-        scheduler,
-        seed=I2V_BASE.seed,
-    )
-    train_image_to_video(videos, images, I2V_BASE, root / "i2v-base", image_every=2)
-    videos.seed = images.seed = I2V.seed
-    videos.shared_noise = MIXED_SHARE
-    train_image_to_video(videos, images, I2V, root / "i2v", image_every=4)
+    clips = _video_pool(root, "clips_low")
+    pools = [(_frame_pool(root, "frames_low"), 24, 0.6), (_frame_pool(root, "frames_high"), 8, 0.4)]
+    videos = VideoBatches(clips, parts, tokenizer, scheduler, seed=0, clips=4, frames=FRAMES)
+    images = ImageBatches(pools, parts.image_unet, parts.text_encoder, tokenizer, scheduler, seed=0)
+    for name, config, image_every, mixed in I2V:
+        videos.seed = images.seed = config.seed
+        videos.shared_noise = MIXED_SHARE if mixed else 0.0
+        train_image_to_video(videos, images, config, root / name, image_every=image_every)
     _save_video(parts, root / "i2v")
 
 
@@ -280,7 +296,7 @@ def _interpolator(root: Path) -> None:
 
 def _new_video(root: Path) -> VideoParts:
     """Start a video stage from the image model: zero motion output, empty ControlNet, untrained appearance."""
-    torch.manual_seed(I2V.seed)
+    torch.manual_seed(2)
     image_unet = UNet2DConditionModel.from_pretrained(root / "t2i" / "unet").to(
         memory_format=torch.channels_last
     )
