@@ -17,7 +17,7 @@ class T2IConfig:
 
     size: int = 264
     num_inference_steps: int = 20
-    guidance_scale: float = 4.0
+    guidance_scale: float = 2.5
 
     def __post_init__(self) -> None:
         _check_size("t2i.size", self.size)
@@ -31,7 +31,7 @@ class I2VConfig:
     size: int = 152
     num_frames: int = 32
     num_inference_steps: int = 10
-    guidance_scale: float = 2.0
+    guidance_scale: float = 4.0
     prior: PriorKind = "mixed"
     controlnet_scale: float = 1.0
     appearance_scale: float = 1.0
