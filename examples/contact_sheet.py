@@ -26,7 +26,9 @@ def row(pipe: MagicVideoPipeline, prompt: str) -> Image.Image:
     font = ImageFont.load_default(size=12)
     ImageDraw.Draw(strip).text((3, 2), prompt, fill="black", font=font)
     for index, picture in enumerate(pictures):
-        image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        image = Image.fromarray(picture.permute(1, 2, 0).numpy()).resize(
+            (SIDE, SIDE), Image.Resampling.LANCZOS
+        )
         strip.paste(image, (index * SIDE, CAPTION))
     return strip
 
