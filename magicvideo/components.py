@@ -16,6 +16,7 @@ from diffusers import (
 )
 from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers.utils import logging as transformers_logging
 
 from magicvideo.appearance import export_appearance, load_appearance
 from magicvideo.backbone import inflate, share_spatial
@@ -153,15 +154,16 @@ def _save_spatial(unet: UNet2DConditionModel, folder: Path) -> None:
 def _load(cls, folder: Path):  # type: ignore[no-untyped-def]
     """Load one model in float32; a missing, unexpected or misshapen weight is an error that lists it."""
     _existing(folder)
-    options = (
-        {"torch_dtype": torch.float32} if cls.__module__.startswith("diffusers") else {"dtype": torch.float32}
-    )
-    if issubclass(cls, Interpolator):
-        options = {"torch_dtype": torch.float32}
+    name = "dtype" if cls.__module__.startswith("transformers") else "torch_dtype"
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # a bar a part, each done in milliseconds
     try:
-        model, info = cls.from_pretrained(folder, output_loading_info=True, **options)
+        model, info = cls.from_pretrained(folder, output_loading_info=True, **{name: torch.float32})
     except (OSError, RuntimeError, ValueError) as error:
         raise MagicVideoError(f"cannot load {folder}: {error}") from error
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
     odd = {
         key: list(info[key])
         for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
