@@ -233,8 +233,10 @@ def _slopes(design: Design, terms: Terms) -> tuple[Floats, Floats]:
     information += _gather(design.outer_de, terms.by_de)
     width = gradient.shape[1]
     information = information.reshape(-1, width, width)
-    scale = np.maximum(np.trace(information, axis1=1, axis2=2) / width, 1e-300)[:, None, None]
-    return gradient, information + scale * (design.centre + 1e-13 * np.eye(width))
+    # A resample of few votes may hold none, or none that tell two systems apart: the floor and the ridge leave its
+    # step finite; where the gradient is zero the step is too, so the maximum does not move.
+    scale = np.maximum(np.trace(information, axis1=1, axis2=2) / width, 1e-9)[:, None, None]
+    return gradient, information + scale * (design.centre + 1e-12 * np.eye(width))
 
 
 def _variance(design: Design, terms: Terms) -> Floats:

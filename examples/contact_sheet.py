@@ -1,6 +1,6 @@
 """Draw the contact sheet of the README: one row a demo prompt, the reference image, then frames of the video.
 
-Usage: python examples/contact_sheet.py docs/images/contact-sheet.png
+Usage: python examples/contact_sheet.py docs/images/contact-sheet.jpg
 """
 
 import sys
@@ -41,7 +41,7 @@ def main(path: Path) -> None:
     sheet = Image.new("RGB", (2 * width + 8, height * ((len(rows) + 1) // 2)), "white")
     for index, strip in enumerate(rows):
         sheet.paste(strip, ((index % 2) * (width + 8), (index // 2) * height))
-    sheet.save(path)
+    sheet.save(path, quality=90)
 
 
 if __name__ == "__main__":

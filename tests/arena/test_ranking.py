@@ -260,3 +260,15 @@ def test_contradicting_options_and_bad_votes_are_refused(pudding: PairCounts) ->
         count_pairs(zero, one, np.array([2]), "ab")
     with pytest.raises(ValueError, match="cannot meet itself"):
         pair_counts([("a", "a", 1, 1, 1)])
+
+
+def test_redrawn_studies_without_a_vote_do_not_stop_the_ranking() -> None:
+    pairs = PairCounts(
+        systems=("a", "b", "c"),
+        first=np.array([0, 0]),
+        second=np.array([1, 2]),
+        counts=np.array([[1.0, 1.0, 1.0], [2.0, 0.0, 1.0]]),
+    )
+    resampled = np.stack([pairs.counts, np.zeros((2, 3)), [[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
+    ranking = rank_systems(pairs, resampled=resampled, error_method="votes")
+    assert np.all(np.isfinite([value for value in ranking.strength if value is not None]))
