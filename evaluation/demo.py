@@ -46,7 +46,7 @@ class DemoPlan:
     bounds: Sequence[System] = ()
     prompts: Sequence[str] = field(default_factory=demo_prompts)
     metrics: Sequence[str] = ("clip", "video_text", "fvd", "temporal")
-    reference_clips: int = 32
+    reference_clips: int = 16
 
 
 def default_plan() -> DemoPlan:
