@@ -1,5 +1,6 @@
 """Agreement of videos and prompts: the CLIP score of frames and the video-text score of whole clips."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,11 +62,13 @@ class _PromptScore(Metric):
             self._texts[prompt] = self._embed_text(prompt)
         return self._texts[prompt]
 
+    @abstractmethod
     def _embed_text(self, prompt: str) -> Tensor:
-        raise NotImplementedError
+        """Return the unit embedding of a prompt."""
 
+    @abstractmethod
     def _score(self, video: Tensor, text: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Return the score of one video against an embedded prompt."""
 
 
 class CLIPScore(_PromptScore):
