@@ -105,6 +105,7 @@ class PairedPlayer {
   show(left, right, held = false) {
     this.sources = [left, right];
     this.held = held;
+    this.asked = false;
     this.loaded = false;
     this.wanted = false;
     this.watched = [0, 0];
@@ -124,13 +125,14 @@ class PairedPlayer {
     this.stage.classList.add("ready");
     if (this.held) return;
     this.shownAt = performance.now();
-    if (this.calm) this.told("blocked");
+    if (this.calm && !this.asked) this.told("blocked");
     else this.restart();
   }
 
-  // Let held players go; the person has just asked for it, so even calm ones play.
+  // Let held players go; the person has just asked for it, so even calm ones play, now or once they have loaded.
   begin() {
     this.held = false;
+    this.asked = true;
     if (!this.loaded) return;
     this.shownAt = performance.now();
     this.restart();

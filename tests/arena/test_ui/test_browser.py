@@ -242,6 +242,20 @@ def test_calm_voters_start_the_videos_themselves(setting, address, page) -> None
     wait_until_open(page)
 
 
+def test_calm_voters_who_start_before_the_videos_have_loaded_see_them_too(setting, address, page) -> None:
+    page.emulate_media(reduced_motion="reduce")
+    waiting: list[Route] = []
+    loading = False
+    page.route("**/clips/**", lambda route: route.continue_() if loading else waiting.append(route))
+    join(page, address, setting.invite())
+    expect(page.get_by_role("button", name="About the same")).to_be_visible()
+    assert waiting
+    loading = True
+    for route in waiting:
+        route.continue_()
+    wait_until_open(page)
+
+
 def test_results_are_for_the_organiser_only(setting, address, page, browser) -> None:
     join(page, address, setting.invite())
     wait_until_open(page)
