@@ -60,15 +60,6 @@ def attach_appearance(
     unet.register_to_config(encoder_hid_dim_type="ip_image_proj")
 
 
-def appearance_parameters(unet: UNetMotionModel) -> dict[str, nn.Parameter]:
-    """Return the parameters of the attached appearance encoder."""
-    return {
-        name: value
-        for name, value in unet.named_parameters()
-        if name.startswith("encoder_hid_proj.") or ".processor.to_" in name
-    }
-
-
 def set_appearance_scale(unet: UNetMotionModel, scale: float) -> None:
     """Set the weight of the image attention; 0 leaves the text alone."""
     for processor in unet.attn_processors.values():
