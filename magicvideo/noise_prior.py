@@ -62,13 +62,15 @@ def mix_noise(noise: torch.Tensor, share: float) -> torch.Tensor:
     """Give all frames a common part without drawing anew: standard normal again, correlated between frames.
 
     The mean over the frames and the deviations from it are independent; scaled to unit variance they are the
-    common and the own part. At least two frames.
+    common and the own part. A single frame keeps its noise.
 
     Args:
         noise: ``(B, C, F, h, w)`` standard normal, independent.
         share: of the variance, that the frames have in common.
     """
     frames = noise.shape[2]
+    if frames == 1:
+        return noise
     mean = noise.mean(2, keepdim=True)
     common = mean * frames**0.5
     own = (noise - mean) * (frames / (frames - 1)) ** 0.5

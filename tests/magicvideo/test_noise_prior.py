@@ -49,6 +49,11 @@ def test_mixed_noise_is_standard_normal_and_half_shared(noise: torch.Tensor) -> 
     assert float(correlation) == pytest.approx(0.5, abs=0.03)
 
 
+def test_mixing_leaves_a_single_frame_alone(noise: torch.Tensor) -> None:
+    single = noise[:, :, :1]
+    assert torch.equal(noise_prior(REFERENCE, single, "mixed", strength=0.0), single)
+
+
 def test_bad_arguments_are_refused(noise: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="unknown noise prior 'warm'; known: none, shift"):
         noise_prior(REFERENCE, noise, "warm", strength=0.1)  # type: ignore[arg-type]
