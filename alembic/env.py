@@ -10,6 +10,7 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection, Engine, create_engine, event, pool
 
+import arena.outcomes  # noqa: F401 (its table is part of the schema)
 from arena.models import Base
 
 URL_KEY = "url"

@@ -21,10 +21,12 @@ from arena.models import (
     Presentation,
     Prompt,
     Study,
+    StudySystem,
     Vote,
 )
 from arena.protocol import Protocol
 from arena.schedule import REPEAT_AFTER, Given, Supply, keyed, next_kinds, remaining
+from arena.stopping import stop_decided
 from arena.studies import study_protocol
 from arena.tally import OVERALL
 from arena.transactions import in_transaction
@@ -32,7 +34,6 @@ from arena.transactions import in_transaction
 SPENT_STATES = (*OPEN_STATES, "voted", "skipped")
 UNDO_SECONDS = 1_800
 """How long after a vote its person may still think again: about one session."""
-
 
 # Statements are built once: building them anew costs more than running them. They are about one person.
 _MINE = and_(Assignment.study_id == bindparam("study"), Assignment.evaluator_id == bindparam("evaluator"))
@@ -54,15 +55,27 @@ _GIVEN = (
     .where(_MINE)
     .group_by(Pair.kind, Pair.system_b, Assignment.repeat_no, Assignment.state)
 )
+_ASKED = exists().where(
+    StudySystem.study_id == Pair.study_id,
+    StudySystem.system_id == Pair.system_b,
+    StudySystem.stopped_at.is_(None),
+)
 _FRESH = select(Pair.id, Pair.slots_left, Pair.system_b).where(
     Pair.study_id == bindparam("study"),
     Pair.kind == bindparam("kind"),
-    or_(Pair.kind != "main", Pair.slots_left > 0),
+    or_(Pair.kind != "main", and_(Pair.slots_left > 0, _ASKED)),
     ~exists().where(
         Assignment.pair_id == Pair.id,
         Assignment.evaluator_id == bindparam("evaluator"),
         Assignment.state.in_(SPENT_STATES),
     ),
+)
+_ANY_ASKED = select(
+    exists().where(
+        StudySystem.study_id == bindparam("study"),
+        StudySystem.role == "competitor",
+        StudySystem.stopped_at.is_(None),
+    )
 )
 _FRESH_COUNT = select(func.count()).select_from(_FRESH.subquery())
 _CHECKS = (
@@ -205,6 +218,7 @@ def turn_in(session: Session, enrolment: Enrolment, now: datetime, *, can_undo: 
     if task is None:
         if record.voted.total and enrolment.finished_at is None:
             enrolment.finished_at = now
+            stop_decided(session, study, now)
         return Turn(state="done", protocol=protocol, done=record.voted.total)
     session.flush()
     if can_undo is None:
@@ -235,9 +249,8 @@ def last_vote(session: Session, enrolment: Enrolment, now: datetime) -> Vote | N
     if not study_protocol(enrolment.study).undo:
         return None
     found = session.execute(_LAST_VOTE, _who(enrolment)).first()
-    if found is None or found[1] == "training":
-        return None
-    return found[0] if now - found[0].created_at <= timedelta(seconds=UNDO_SECONDS) else None
+    recent = found is not None and now - found[0].created_at <= timedelta(seconds=UNDO_SECONDS)
+    return found[0] if found is not None and recent and found[1] != "training" else None
 
 
 def _lock_person(session: Session, enrolment: Enrolment) -> None:
@@ -296,7 +309,7 @@ def _record_of(session: Session, enrolment: Enrolment) -> _Record:
         given = given.plus(name, count) if state in SPENT_STATES else given
         voted = voted.plus(name, count) if state == "voted" else voted
         if not repeat_no:
-            shown[_side_group(kind, system)] += count
+            shown[system if kind == "main" else kind] += count
     return _Record(
         given=given,
         voted=voted,
@@ -308,11 +321,6 @@ def _record_of(session: Session, enrolment: Enrolment) -> _Record:
     )
 
 
-def _side_group(kind: str, second: int) -> int | str:
-    """Return what sides are balanced within: the competitor of a real pair, the kind of a check."""
-    return second if kind == "main" else kind
-
-
 def _next_task(
     session: Session, enrolment: Enrolment, protocol: Protocol, record: _Record, until: datetime
 ) -> tuple[Assignment | None, Given, int | None]:
@@ -321,6 +329,8 @@ def _next_task(
     Returns also what they have been given with it and, where that is known, how many real pairs are left.
     """
     given = record.given
+    if protocol.stopping == "sequential" and not session.scalar(_ANY_ASKED, _who(enrolment)):
+        return None, given, None
     for kind in next_kinds(protocol, enrolment.evaluator_id, given):
         if kind == "main" and enrolment.quota is not None and given.main >= enrolment.quota:
             break
@@ -349,7 +359,7 @@ def _take(
     pairs.sort(key=lambda pair: (-pair[1], keyed(*key, "order", pair[0])))
     for pair_id, _, second in pairs:
         if kind != "main" or take_slot(session, pair_id):
-            group = _side_group(kind, second)
+            group = second if kind == "main" else kind
             block, place = divmod(record.shown.get(group, 0), 2)
             side = bool((keyed(*key, "side", group, block)[0] & 1) ^ place)
             return _assign(session, enrolment, record, pair_id, side, until)

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session, aliased
 
 from arena import media
 from arena.columns import now_utc
-from arena.errors import ArenaError
-from arena.models import Prompt, Run, Score, System, Video
+from arena.errors import ArenaError, MediaError
+from arena.models import Media, Prompt, Run, Score, System, Video
 from arena.upsert import insert_missing
 
 
@@ -98,15 +98,29 @@ def add_video(
     variant: str = "",
     run: Run | None = None,
     keep_at: str | None = None,
+    kept_at: str | None = None,
 ) -> Video:
-    """Probe a video file and keep it as what ``system`` made of ``prompt``; ``keep_at`` is as for `arena.media.store`.
+    """Probe a video file and keep it as what ``system`` made of ``prompt``.
+
+    Args:
+        session: An open session.
+        system: What made it.
+        prompt: What it was made of.
+        path: The file.
+        seed: Its seed.
+        variant: Tells several videos of one system, prompt and seed apart.
+        run: In which it was made.
+        keep_at: As for `arena.media.store`.
+        kept_at: URL at which the same bytes are already; the database then names the URL and holds no copy.
 
     Raises:
         MediaError: The file is no video that can be shown.
         ArenaError: Another video is stored for the same system, prompt, seed and variant.
     """
     clip = media.probe(path)
-    sha256 = media.store(session, clip.path, keep_at=keep_at)
+    sha256 = (
+        media.store(session, clip.path, keep_at=keep_at) if kept_at is None else _at(session, clip, kept_at)
+    )
     values = {
         "system_id": system.id,
         "prompt_id": prompt.id,
@@ -131,6 +145,18 @@ def add_video(
             f" seed {seed}: give this one another seed or another system version"
         )
     return video
+
+
+def _at(session: Session, clip: media.Clip, url: str) -> str:
+    """Enter bytes that are kept at a URL, and return their sha256."""
+    try:
+        with clip.path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise MediaError(f"{clip.path}: cannot read the video ({error.strerror})") from error
+    values = {"sha256": sha256, "byte_size": clip.byte_size, "mime": "video/mp4", "created_at": now_utc()}
+    insert_missing(session, Media, values | {"url": url})
+    return sha256
 
 
 def find_videos(session: Session, *, system: str | None = None, prompt: str | None = None) -> list[Video]:

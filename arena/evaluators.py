@@ -1,20 +1,25 @@
-"""Let people in, keep out whom the organiser excludes, and write down why; no row is ever deleted."""
+"""Let people in, by invitation or by code, keep out whom the organiser excludes, and write down why.
+
+No row is ever deleted; whoever asks to be forgotten loses every name and word, while the votes stay.
+"""
 
 import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from arena import audit
 from arena.columns import new_token, now_utc, token_hash
 from arena.errors import LinkRefused, StudyError
-from arena.models import Enrolment, Evaluator, Flag, Study
+from arena.models import Enrolment, Evaluator, Flag, RegistrationCode, Study, Vote
 
 BARRED_STATES = ("revoked", "excluded")
 LONGEST_REASON = 2_000
+CODE_LENGTHS = (6, 128)
+ERASED = "erased on request"
 _BY_TOKEN = select(Enrolment).where(Enrolment.token_hash == bindparam("token_hash"))
 
 
@@ -73,6 +78,89 @@ def enrol_in(
     )
     session.flush()
     return Enrolled(token=token, evaluator_id=evaluator.id, pseudonym=evaluator.pseudonym)
+
+
+def add_code(
+    session: Session,
+    study: Study,
+    code: str,
+    *,
+    places: int,
+    by: str,
+    expires_at: datetime | None = None,
+    quota: int | None = None,
+    cohort: str = "",
+) -> None:
+    """Make a code by which people may let themselves into a study; only its hash is kept.
+
+    Args:
+        session: An open session.
+        study: A study that collects votes and is not closed.
+        code: What people type; upper and lower case, and spaces around it, make no difference.
+        places: How many people it lets in.
+        by: Who made it.
+        expires_at: When it stops working; None for never.
+        quota: Most pairs asked of each person; the protocol's if None.
+        cohort: A group for comparison.
+
+    Raises:
+        StudyError: The study takes nobody, or the code is too short, too long or in use.
+    """
+    if study.kind != "arena" or study.state == "closed":
+        raise StudyError(f"study {study.slug!r} takes no evaluators: it is {study.kind} and {study.state}")
+    shortest, longest = CODE_LENGTHS
+    if not shortest <= len(code.strip()) <= longest:
+        raise StudyError(f"a registration code has {shortest} to {longest} characters")
+    if places < 1:
+        raise StudyError(f"a registration code lets in 1 person or more, received {places}")
+    session.add(
+        RegistrationCode(
+            study_id=study.id,
+            code_hash=_code_hash(code),
+            places=places,
+            places_left=places,
+            quota=quota,
+            cohort=cohort,
+            expires_at=expires_at,
+            created_at=now_utc(),
+        )
+    )
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise StudyError("this registration code is in use: choose another") from error
+    audit.record(session, by, "registration code made", study.slug, places=places)
+
+
+def register(session: Session, code: str, *, now: datetime | None = None) -> Enrolled:
+    """Let somebody in who knows a registration code; never more people than it has places.
+
+    Raises:
+        LinkRefused: The code is unknown, has expired or has no places left, or its study is closed.
+    """
+    moment = now or now_utc()
+    found = session.scalar(select(RegistrationCode).where(RegistrationCode.code_hash == _code_hash(code)))
+    if found is None:
+        raise LinkRefused("this code is not the right one: check it and try again")
+    if found.expires_at is not None and found.expires_at < moment:
+        raise LinkRefused("this code has expired: ask for a new one")
+    study = session.get_one(Study, found.study_id)
+    if study.state == "closed":
+        raise LinkRefused("this study is closed: it takes no new participants")
+    taken = session.execute(
+        update(RegistrationCode)
+        .where(RegistrationCode.id == found.id, RegistrationCode.places_left > 0)
+        .values(places_left=RegistrationCode.places_left - 1)
+        .returning(RegistrationCode.id)
+        .execution_options(synchronize_session=False)
+    )
+    if taken.first() is None:
+        raise LinkRefused("every place of this code is taken")
+    return enrol_in(session, study, quota=found.quota, cohort=found.cohort)
+
+
+def _code_hash(code: str) -> str:
+    return token_hash(" ".join(code.casefold().split()))
 
 
 def find_enrolment(session: Session, token: str, *, now: datetime | None = None) -> Enrolment:
@@ -159,6 +247,44 @@ def readmit(session: Session, study: Study, pseudonym: str, *, reason: str, by: 
     enrolment.state, enrolment.exclusion_reason = "active", None
     _flag(session, study, enrolment, rule="readmission", value=None, reason=reason, by=by)
     audit.record(session, by, "evaluator readmitted", f"{study.slug}/{pseudonym}", reason=reason)
+
+
+def forget(session: Session, study: Study, pseudonym: str, *, by: str, comments: bool = False) -> str:
+    """Erase what could tell who an evaluator is; the votes stay and count, under a new pseudonym.
+
+    Pseudonym, group, link and the words of exclusions go in every study of this person; the link stops working.
+    Earlier entries of the log keep the old pseudonym, which names nobody any more, and files that were
+    exported before keep what they hold.
+
+    Args:
+        session: An open session.
+        study: A study of this person.
+        pseudonym: Whom to forget.
+        by: Who did it.
+        comments: Whether to empty what this person wrote, too.
+
+    Returns:
+        The new pseudonym.
+    """
+    evaluator = _enrolment_of(session, study, pseudonym).evaluator
+    evaluator.pseudonym = f"forgotten-{new_token()[:8]}"
+    for row in session.scalars(select(Enrolment).where(Enrolment.evaluator_id == evaluator.id)):
+        row.token_hash, row.cohort = token_hash(new_token()), ""
+        if row.state == "excluded":
+            row.exclusion_reason = ERASED
+        else:
+            row.state = "revoked"
+    session.execute(
+        update(Flag)
+        .where(Flag.subject_kind == "evaluator", Flag.subject_id == evaluator.id)
+        .values(reason=ERASED)
+    )
+    if comments:
+        mine = Vote.evaluator_id == evaluator.id
+        session.execute(update(Vote).where(mine, Vote.comment != "").values(comment=""))
+    session.flush()
+    audit.record(session, by, "evaluator forgotten", f"{study.slug}/{evaluator.pseudonym}", comments=comments)
+    return evaluator.pseudonym
 
 
 def _flag(

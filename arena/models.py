@@ -12,8 +12,6 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Double,
-    ForeignKey,
-    ForeignKeyConstraint,
     Index,
     LargeBinary,
     MetaData,
@@ -26,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from arena.columns import UtcDateTime
+from arena.constraints import exactly_one, one_of, row, rows
 
 NAMING_CONVENTION = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -49,26 +48,6 @@ class Base(DeclarativeBase):
         float: Double,
         bytes: LargeBinary,
     }
-
-
-def _one_of(column: str, *values: str) -> str:
-    return f"{column} IN ({', '.join(repr(value) for value in values)})"
-
-
-def _exactly_one(*columns: str) -> str:
-    counted = " + ".join(f"(CASE WHEN {column} IS NULL THEN 0 ELSE 1 END)" for column in columns)
-    return f"{counted} = 1"
-
-
-def _row(target: str) -> ForeignKey:
-    """Point at a row that must stay."""
-    return ForeignKey(target, ondelete="RESTRICT")
-
-
-def _rows(table: str, *links: str) -> ForeignKeyConstraint:
-    """Point at a row by several columns at once, given as ``ours=theirs``."""
-    ours, theirs = zip(*(link.split("=") for link in links), strict=True)
-    return ForeignKeyConstraint(ours, [f"{table}.{column}" for column in theirs], ondelete="RESTRICT")
 
 
 class System(Base):
@@ -95,9 +74,9 @@ class Run(Base):
     """One generation run of a system: what it takes to make its videos again."""
 
     __tablename__ = "runs"
-    __table_args__ = (CheckConstraint(_one_of("state", "running", "finished", "failed"), "state"),)
+    __table_args__ = (CheckConstraint(one_of("state", "running", "finished", "failed"), "state"),)
     id: Mapped[int] = mapped_column(primary_key=True)
-    system_id: Mapped[int] = mapped_column(_row("systems.id"), index=True)
+    system_id: Mapped[int] = mapped_column(row("systems.id"), index=True)
     config_digest: Mapped[str] = mapped_column(Text)
     config: Mapped[dict[str, Any]]
     seed: Mapped[int] = mapped_column(BigInteger)
@@ -115,7 +94,7 @@ class Media(Base):
 
     __tablename__ = "media"
     __table_args__ = (
-        CheckConstraint(_exactly_one("data", "url"), "data_or_url"),
+        CheckConstraint(exactly_one("data", "url"), "data_or_url"),
         CheckConstraint("byte_size > 0", "byte_size_positive"),
         CheckConstraint("length(sha256) = 64", "sha256_length"),
     )
@@ -138,12 +117,12 @@ class Video(Base):
         CheckConstraint("fps_num > 0 AND fps_den > 0 AND duration_ms >= 0", "timing_positive"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
-    system_id: Mapped[int] = mapped_column(_row("systems.id"))
-    prompt_id: Mapped[int] = mapped_column(_row("prompts.id"), index=True)
-    run_id: Mapped[int | None] = mapped_column(_row("runs.id"), index=True)
+    system_id: Mapped[int] = mapped_column(row("systems.id"))
+    prompt_id: Mapped[int] = mapped_column(row("prompts.id"), index=True)
+    run_id: Mapped[int | None] = mapped_column(row("runs.id"), index=True)
     seed: Mapped[int] = mapped_column(BigInteger)
     variant: Mapped[str] = mapped_column(Text)
-    media_sha256: Mapped[str] = mapped_column(_row("media.sha256"), index=True)
+    media_sha256: Mapped[str] = mapped_column(row("media.sha256"), index=True)
     width: Mapped[int]
     height: Mapped[int]
     fps_num: Mapped[int]
@@ -160,16 +139,16 @@ class Score(Base):
 
     __tablename__ = "scores"
     __table_args__ = (
-        CheckConstraint(_exactly_one("video_id", "run_id", "system_id"), "one_subject"),
+        CheckConstraint(exactly_one("video_id", "run_id", "system_id"), "one_subject"),
         CheckConstraint("(value IS NULL) = (reason IS NOT NULL)", "value_or_reason"),
         UniqueConstraint("video_id", "metric", "signature"),
         UniqueConstraint("run_id", "metric", "signature"),
         UniqueConstraint("system_id", "metric", "signature"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
-    video_id: Mapped[int | None] = mapped_column(_row("videos.id"))
-    run_id: Mapped[int | None] = mapped_column(_row("runs.id"))
-    system_id: Mapped[int | None] = mapped_column(_row("systems.id"))
+    video_id: Mapped[int | None] = mapped_column(row("videos.id"))
+    run_id: Mapped[int | None] = mapped_column(row("runs.id"))
+    system_id: Mapped[int | None] = mapped_column(row("systems.id"))
     metric: Mapped[str] = mapped_column(Text)
     signature: Mapped[str] = mapped_column(Text)
     value: Mapped[float | None]
@@ -182,8 +161,8 @@ class Study(Base):
 
     __tablename__ = "studies"
     __table_args__ = (
-        CheckConstraint(_one_of("kind", "arena", "imported"), "kind"),
-        CheckConstraint(_one_of("state", "draft", "open", "paused", "closed"), "state"),
+        CheckConstraint(one_of("kind", "arena", "imported"), "kind"),
+        CheckConstraint(one_of("state", "draft", "open", "paused", "closed"), "state"),
         CheckConstraint("slug <> ''", "slug_given"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -199,11 +178,11 @@ class Study(Base):
 
 
 class StudySystem(Base):
-    """A system's part in a study; at most one candidate."""
+    """A system's part in a study; at most one candidate. Nobody is asked about a stopped competitor any more."""
 
     __tablename__ = "study_systems"
     __table_args__ = (
-        CheckConstraint(_one_of("role", "candidate", "competitor"), "role"),
+        CheckConstraint(one_of("role", "candidate", "competitor"), "role"),
         Index(
             "uq_study_systems_candidate",
             "study_id",
@@ -212,18 +191,19 @@ class StudySystem(Base):
             postgresql_where=text("role = 'candidate'"),
         ),
     )
-    study_id: Mapped[int] = mapped_column(_row("studies.id"), primary_key=True)
-    system_id: Mapped[int] = mapped_column(_row("systems.id"), primary_key=True)
+    study_id: Mapped[int] = mapped_column(row("studies.id"), primary_key=True)
+    system_id: Mapped[int] = mapped_column(row("systems.id"), primary_key=True)
     role: Mapped[str] = mapped_column(Text)
+    stopped_at: Mapped[datetime | None]
 
 
 class StudyPrompt(Base):
     """A prompt's part in a study."""
 
     __tablename__ = "study_prompts"
-    __table_args__ = (CheckConstraint(_one_of("split", "main", "training", "gold"), "split"),)
-    study_id: Mapped[int] = mapped_column(_row("studies.id"), primary_key=True)
-    prompt_id: Mapped[int] = mapped_column(_row("prompts.id"), primary_key=True)
+    __table_args__ = (CheckConstraint(one_of("split", "main", "training", "gold"), "split"),)
+    study_id: Mapped[int] = mapped_column(row("studies.id"), primary_key=True)
+    prompt_id: Mapped[int] = mapped_column(row("prompts.id"), primary_key=True)
     split: Mapped[str] = mapped_column(Text)
 
 
@@ -231,9 +211,9 @@ class Presentation(Base):
     """The blinded copy of a video which a study shows, and what was changed to make it."""
 
     __tablename__ = "presentations"
-    study_id: Mapped[int] = mapped_column(_row("studies.id"), primary_key=True)
-    video_id: Mapped[int] = mapped_column(_row("videos.id"), primary_key=True)
-    media_sha256: Mapped[str] = mapped_column(_row("media.sha256"))
+    study_id: Mapped[int] = mapped_column(row("studies.id"), primary_key=True)
+    video_id: Mapped[int] = mapped_column(row("videos.id"), primary_key=True)
+    media_sha256: Mapped[str] = mapped_column(row("media.sha256"))
     changes: Mapped[dict[str, Any]]
 
 
@@ -243,9 +223,9 @@ class DegradedCopy(Base):
     __tablename__ = "degraded_copies"
     study_id: Mapped[int] = mapped_column(primary_key=True)
     video_id: Mapped[int] = mapped_column(primary_key=True)
-    media_sha256: Mapped[str] = mapped_column(_row("media.sha256"))
+    media_sha256: Mapped[str] = mapped_column(row("media.sha256"))
     changes: Mapped[dict[str, Any]]
-    __table_args__ = (_rows("presentations", "study_id=study_id", "video_id=video_id"),)
+    __table_args__ = (rows("presentations", "study_id=study_id", "video_id=video_id"),)
 
 
 class Pair(Base):
@@ -256,21 +236,21 @@ class Pair(Base):
 
     __tablename__ = "pairs"
     __table_args__ = (
-        _rows("videos", "video_a=id", "system_a=system_id", "prompt_id=prompt_id"),
-        _rows("videos", "video_b=id", "system_b=system_id", "prompt_id=prompt_id"),
-        _rows("study_systems", "study_id=study_id", "system_a=system_id"),
-        _rows("study_systems", "study_id=study_id", "system_b=system_id"),
-        _rows("study_prompts", "study_id=study_id", "prompt_id=prompt_id"),
+        rows("videos", "video_a=id", "system_a=system_id", "prompt_id=prompt_id"),
+        rows("videos", "video_b=id", "system_b=system_id", "prompt_id=prompt_id"),
+        rows("study_systems", "study_id=study_id", "system_a=system_id"),
+        rows("study_systems", "study_id=study_id", "system_b=system_id"),
+        rows("study_prompts", "study_id=study_id", "prompt_id=prompt_id"),
         UniqueConstraint("study_id", "video_a", "video_b", "kind"),
         UniqueConstraint("study_id", "id"),
-        CheckConstraint(_one_of("kind", "main", "training", "gold"), "kind"),
+        CheckConstraint(one_of("kind", "main", "training", "gold"), "kind"),
         CheckConstraint("kind <> 'main' OR system_a <> system_b", "two_systems"),
         CheckConstraint("slots_left >= 0 AND slots_left <= target_votes", "slots"),
         CheckConstraint("(kind = 'main') = (expected IS NULL)", "check_has_answer"),
         CheckConstraint("expected IN (-1, 0, 1)", "expected"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(_row("studies.id"))
+    study_id: Mapped[int] = mapped_column(row("studies.id"))
     prompt_id: Mapped[int]
     video_a: Mapped[int]
     system_a: Mapped[int]
@@ -288,7 +268,7 @@ class Evaluator(Base):
     __tablename__ = "evaluators"
     __table_args__ = (
         UniqueConstraint("id", "origin"),
-        CheckConstraint(_one_of("origin", "human", "automatic", "simulated"), "origin"),
+        CheckConstraint(one_of("origin", "human", "automatic", "simulated"), "origin"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     pseudonym: Mapped[str] = mapped_column(Text, unique=True)
@@ -301,12 +281,12 @@ class Enrolment(Base):
 
     __tablename__ = "enrolments"
     __table_args__ = (
-        CheckConstraint(_one_of("state", "active", "finished", "revoked", "excluded"), "state"),
+        CheckConstraint(one_of("state", "active", "finished", "revoked", "excluded"), "state"),
         CheckConstraint("state <> 'excluded' OR exclusion_reason IS NOT NULL", "exclusion_has_reason"),
         CheckConstraint("quota IS NULL OR quota > 0", "quota_positive"),
     )
-    study_id: Mapped[int] = mapped_column(_row("studies.id"), primary_key=True)
-    evaluator_id: Mapped[int] = mapped_column(_row("evaluators.id"), primary_key=True)
+    study_id: Mapped[int] = mapped_column(row("studies.id"), primary_key=True)
+    evaluator_id: Mapped[int] = mapped_column(row("evaluators.id"), primary_key=True)
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     state: Mapped[str] = mapped_column(Text)
     quota: Mapped[int | None]
@@ -320,25 +300,44 @@ class Enrolment(Base):
     evaluator: Mapped[Evaluator] = relationship(lazy="joined")
 
 
+class RegistrationCode(Base):
+    """A code by which so many people may let themselves into a study; the code itself is nowhere."""
+
+    __tablename__ = "registration_codes"
+    __table_args__ = (
+        CheckConstraint("places_left >= 0 AND places_left <= places", "places"),
+        CheckConstraint("quota IS NULL OR quota > 0", "quota_positive"),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    study_id: Mapped[int] = mapped_column(row("studies.id"))
+    code_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    places: Mapped[int]
+    places_left: Mapped[int]
+    quota: Mapped[int | None]
+    cohort: Mapped[str] = mapped_column(Text, default="")
+    expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+
+
 class Assignment(Base):
     """One pair put before one evaluator, with the side of the candidate fixed for good."""
 
     __tablename__ = "assignments"
     __table_args__ = (
-        _rows("enrolments", "study_id=study_id", "evaluator_id=evaluator_id"),
-        _rows("pairs", "study_id=study_id", "pair_id=id"),
+        rows("enrolments", "study_id=study_id", "evaluator_id=evaluator_id"),
+        rows("pairs", "study_id=study_id", "pair_id=id"),
         UniqueConstraint("pair_id", "evaluator_id", "repeat_no"),
         UniqueConstraint("study_id", "evaluator_id", "seq_no"),
         UniqueConstraint("id", "evaluator_id", "a_on_left"),
-        CheckConstraint(_one_of("state", *OPEN_STATES, "voted", "expired", "skipped"), "state"),
+        CheckConstraint(one_of("state", *OPEN_STATES, "voted", "expired", "skipped"), "state"),
         CheckConstraint("nonce_left <> nonce_right", "two_nonces"),
         Index(
             "uq_assignments_one_open",
             "study_id",
             "evaluator_id",
             unique=True,
-            sqlite_where=text(_one_of("state", *OPEN_STATES)),
-            postgresql_where=text(_one_of("state", *OPEN_STATES)),
+            sqlite_where=text(one_of("state", *OPEN_STATES)),
+            postgresql_where=text(one_of("state", *OPEN_STATES)),
         ),
         Index("ix_assignments_lease", "study_id", "state", "lease_until"),
     )
@@ -362,8 +361,8 @@ class Vote(Base):
 
     __tablename__ = "votes"
     __table_args__ = (
-        _rows("assignments", "assignment_id=id", "evaluator_id=evaluator_id", "a_on_left=a_on_left"),
-        _rows("evaluators", "evaluator_id=id", "origin=origin"),
+        rows("assignments", "assignment_id=id", "evaluator_id=evaluator_id", "a_on_left=a_on_left"),
+        rows("evaluators", "evaluator_id=id", "origin=origin"),
         UniqueConstraint("assignment_id", "criterion", "rev"),
         CheckConstraint(
             "(raw_choice = 'same' AND outcome = 0)"
@@ -402,10 +401,10 @@ class Import(Base):
     __table_args__ = (
         UniqueConstraint("study_id", "kind", "sha256"),
         UniqueConstraint("id", "study_id"),
-        CheckConstraint(_one_of("kind", *IMPORT_KINDS), "kind"),
+        CheckConstraint(one_of("kind", *IMPORT_KINDS), "kind"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(_row("studies.id"))
+    study_id: Mapped[int] = mapped_column(row("studies.id"))
     kind: Mapped[str] = mapped_column(Text)
     source: Mapped[str] = mapped_column(Text)
     sha256: Mapped[str] = mapped_column(String(64))
@@ -419,19 +418,19 @@ class VoteCount(Base):
 
     __tablename__ = "vote_counts"
     __table_args__ = (
-        _rows("imports", "import_id=id", "study_id=study_id"),
+        rows("imports", "import_id=id", "study_id=study_id"),
         UniqueConstraint("study_id", "candidate_id", "competitor_id", "criterion"),
         UniqueConstraint("import_id", "line"),
         CheckConstraint("good >= 0 AND same >= 0 AND bad >= 0", "counts_not_negative"),
         CheckConstraint("candidate_id <> competitor_id", "two_systems"),
-        CheckConstraint(_one_of("origin", "human", "automatic", "simulated"), "origin"),
+        CheckConstraint(one_of("origin", "human", "automatic", "simulated"), "origin"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     study_id: Mapped[int]
     import_id: Mapped[int]
     line: Mapped[int]
-    candidate_id: Mapped[int] = mapped_column(_row("systems.id"))
-    competitor_id: Mapped[int] = mapped_column(_row("systems.id"))
+    candidate_id: Mapped[int] = mapped_column(row("systems.id"))
+    competitor_id: Mapped[int] = mapped_column(row("systems.id"))
     criterion: Mapped[str] = mapped_column(Text)
     good: Mapped[int]
     same: Mapped[int]
@@ -445,20 +444,20 @@ class ImportedVote(Base):
 
     __tablename__ = "imported_votes"
     __table_args__ = (
-        _rows("imports", "import_id=id", "study_id=study_id"),
+        rows("imports", "import_id=id", "study_id=study_id"),
         UniqueConstraint("import_id", "line"),
         CheckConstraint("outcome IN (-1, 0, 1)", "outcome"),
         CheckConstraint("candidate_id <> competitor_id", "two_systems"),
-        CheckConstraint(_one_of("origin", "human", "automatic", "simulated"), "origin"),
+        CheckConstraint(one_of("origin", "human", "automatic", "simulated"), "origin"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
     study_id: Mapped[int] = mapped_column(index=True)
     import_id: Mapped[int]
     line: Mapped[int]
     evaluator: Mapped[str | None] = mapped_column(Text)
-    prompt_id: Mapped[int | None] = mapped_column(_row("prompts.id"))
-    candidate_id: Mapped[int] = mapped_column(_row("systems.id"))
-    competitor_id: Mapped[int] = mapped_column(_row("systems.id"))
+    prompt_id: Mapped[int | None] = mapped_column(row("prompts.id"))
+    candidate_id: Mapped[int] = mapped_column(row("systems.id"))
+    competitor_id: Mapped[int] = mapped_column(row("systems.id"))
     criterion: Mapped[str] = mapped_column(Text)
     raw_label: Mapped[str] = mapped_column(Text)
     outcome: Mapped[int] = mapped_column(SmallInteger)
@@ -470,12 +469,12 @@ class Flag(Base):
 
     __tablename__ = "flags"
     __table_args__ = (
-        CheckConstraint(_one_of("subject_kind", *FLAGGED), "subject_kind"),
+        CheckConstraint(one_of("subject_kind", *FLAGGED), "subject_kind"),
         CheckConstraint("reason <> ''", "reason_given"),
         Index("ix_flags_subject", "study_id", "subject_kind", "subject_id"),
     )
     id: Mapped[int] = mapped_column(primary_key=True)
-    study_id: Mapped[int] = mapped_column(_row("studies.id"))
+    study_id: Mapped[int] = mapped_column(row("studies.id"))
     subject_kind: Mapped[str] = mapped_column(Text)
     subject_id: Mapped[int]
     rule: Mapped[str] = mapped_column(Text)

@@ -1,7 +1,7 @@
 """How a study is going: what each evaluator did, what speaks against anybody, and whether the design holds."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import groupby
 from statistics import median
@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from arena.catalogue import system_label
 from arena.models import Assignment, Enrolment, Evaluator, Pair, Study, Video, Vote
+from arena.stopping import standings
 from arena.tally import OVERALL, collected_votes, latest_votes, systems_by_id
 
 SPEEDER_MS = 250
@@ -76,7 +77,11 @@ class Conduct:
 
 @dataclass(frozen=True, kw_only=True)
 class Participant:
-    """An evaluator of a study and how they went about it."""
+    """An evaluator of a study and how they went about it.
+
+    ``reliability`` is the share of answers that follow the videos rather than a habit, 0 to 1; it compares
+    evaluators of one study, and is None without votes that count.
+    """
 
     pseudonym: str
     origin: str
@@ -84,6 +89,7 @@ class Participant:
     state: str
     exclusion_reason: str | None
     finished_at: datetime | None
+    reliability: float | None
     conduct: Conduct
 
 
@@ -148,6 +154,7 @@ def participants(session: Session, study: Study) -> list[Participant]:
     rows = session.scalars(
         select(Enrolment).where(Enrolment.study_id == study.id).order_by(Enrolment.evaluator_id)
     )
+    reliable = _reliability(session, study)
     return [
         Participant(
             pseudonym=row.evaluator.pseudonym,
@@ -156,10 +163,31 @@ def participants(session: Session, study: Study) -> list[Participant]:
             state=row.state,
             exclusion_reason=row.exclusion_reason,
             finished_at=row.finished_at,
-            conduct=conduct_of(casts.get(row.evaluator_id, [])),
+            reliability=reliable.get(row.evaluator_id, {}).get("value"),
+            conduct=_flagged(conduct_of(casts.get(row.evaluator_id, [])), reliable.get(row.evaluator_id)),
         )
         for row in rows
     ]
+
+
+def _reliability(session: Session, study: Study) -> dict[int, dict[str, Any]]:
+    """Return how far each evaluator's answers follow the videos; everybody but the excluded is compared."""
+    from arena.report_statistics import reliability_of
+
+    votes = [
+        vote
+        for vote in collected_votes(session, study)
+        if not (vote.excluded or vote.repeat) and vote.criterion == OVERALL
+    ]
+    found = reliability_of(votes)["evaluators"] if votes else {}
+    return {int(name): row for name, row in found.items()}
+
+
+def _flagged(conduct: Conduct, reliability: dict[str, Any] | None) -> Conduct:
+    if reliability is None or not reliability["uninformative"]:
+        return conduct
+    flag = f"uninformative: answers do not follow the videos (reliability {reliability['value']:.2f})"
+    return replace(conduct, flags=(*conduct.flags, flag))
 
 
 def _casts(session: Session, study: Study) -> Iterable[tuple[int, Cast]]:
@@ -251,40 +279,21 @@ def results_hidden(study: Study) -> bool:
 
 
 def sequential_rows(session: Session, study: Study) -> list[dict[str, Any]]:
-    """Return each competitor's ratio with an interval that holds however often one looks.
+    """Return where each comparison stands, with an interval that holds however often one looks.
 
-    Evaluators count once they have finished, in that order; each counts alike.
+    Evaluators count once they have finished, in that order; each counts alike. Comparisons without such votes
+    are left out.
     """
-    import numpy as np
-
-    from arena.sequential import evaluator_sequence, evaluator_shares
-
-    order = session.scalars(
-        select(Enrolment.evaluator_id)
-        .where(Enrolment.study_id == study.id, Enrolment.finished_at.is_not(None))
-        .order_by(Enrolment.finished_at)
-    )
-    place = {str(evaluator): number for number, evaluator in enumerate(order)}
-    names = systems_by_id(session)
-    grouped: dict[int, list[tuple[int, int]]] = {}
-    for vote in collected_votes(session, study):
-        counts = vote.origin == "human" and not vote.excluded and vote.criterion == OVERALL
-        if counts and vote.evaluator in place:
-            grouped.setdefault(vote.competitor, []).append((place[vote.evaluator], vote.outcome))
-    rows = []
-    for competitor, votes in grouped.items():
-        ranks = {rank: number for number, rank in enumerate(sorted({rank for rank, _ in votes}))}
-        evaluators = np.array([ranks[rank] for rank, _ in votes])
-        shares = evaluator_shares(np.array([outcome for _, outcome in votes]), evaluators)
-        found = evaluator_sequence(shares, alpha=float(study.protocol.get("alpha", 0.05)))
-        rows.append(
-            {
-                "competitor": system_label(names[competitor]),
-                "evaluators": len(ranks),
-                "ratio": float(found.ratio[-1]),
-                "lower": float(found.lower[-1]),
-                "upper": float(found.upper[-1]),
-                "decided": found.decided_at is not None,
-            }
-        )
-    return rows
+    return [
+        {
+            "competitor": row.competitor,
+            "evaluators": row.evaluators,
+            "ratio": row.ratio,
+            "lower": row.interval[0],
+            "upper": row.interval[1],
+            "decided": row.verdict != "open",
+            "verdict": row.verdict,
+        }
+        for row in standings(session, study)
+        if row.evaluators
+    ]

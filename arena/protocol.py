@@ -46,7 +46,11 @@ class Protocol:
         criteria: What is asked; "overall" is always among them, the others are optional for evaluators.
         estimand: "two-way" when prompts stand for others like them, "evaluator" for a fixed prompt suite.
         stopping: "fixed" hides results until the study is closed; "sequential" shows an interval that stays
-            valid at every look.
+            valid at every look, and asks nothing more once every comparison is decided.
+        equivalence: With "sequential", a ratio above 1 within which two systems count as equally good: an
+            interval between its inverse and it decides a comparison too. None to stop for differences only.
+        assignment: "balanced" asks about every competitor alike; "adaptive", with "sequential", asks nothing
+            more about a competitor that is decided, so that votes go where the answer is open.
         side_policy: How the candidate's side is drawn.
         quota: Most pairs asked of one evaluator, None for no limit; training, gold and repeated pairs are
             asked on top.
@@ -78,6 +82,8 @@ class Protocol:
     criteria: tuple[str, ...] = ("overall",)
     estimand: str = "two-way"
     stopping: str = "fixed"
+    equivalence: float | None = None
+    assignment: str = "balanced"
     side_policy: str = "permuted-blocks"
     quota: int | None = None
     lease_seconds: int = 900
@@ -114,6 +120,16 @@ class Protocol:
             (all(name.strip() for name in self.criteria), "a criterion needs a name"),
             (self.estimand in ("two-way", "evaluator"), f"unknown estimand {self.estimand!r}"),
             (self.stopping in ("fixed", "sequential"), f"unknown stopping rule {self.stopping!r}"),
+            (
+                self.equivalence is None or (self.equivalence > 1 and self.stopping == "sequential"),
+                f"equivalence must be a ratio above 1 in a study that stops sequentially, received"
+                f" {self.equivalence} with {self.stopping!r}",
+            ),
+            (self.assignment in ("balanced", "adaptive"), f"unknown assignment {self.assignment!r}"),
+            (
+                self.assignment == "balanced" or self.stopping == "sequential",
+                "assignment 'adaptive' needs stopping 'sequential', whose intervals stay valid",
+            ),
             (self.side_policy == "permuted-blocks", f"unknown side policy {self.side_policy!r}"),
         )
 

@@ -2,18 +2,17 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any
 
-import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from arena import caveats
 from arena import report_statistics as statistics
 from arena.catalogue import system_label
-from arena.models import Assignment, Enrolment, Import, Pair, Study, StudyPrompt, Vote
-from arena.preference import ClusteredError, Preference, clustered_se, count_outcomes, gsb_ratio
+from arena.models import Assignment, Enrolment, Evaluator, Import, Pair, Study, StudyPrompt, Vote
+from arena.preference import ClusteredError, Preference, gsb_ratio
+from arena.stopping import stopping_report
 from arena.studies import get_study
 from arena.tally import (
     OVERALL,
@@ -22,7 +21,6 @@ from arena.tally import (
     collected_votes,
     imported_counts,
     imported_votes,
-    latest_votes,
     systems_by_id,
 )
 
@@ -93,8 +91,10 @@ def study_report(session: Session, slug: str) -> dict[str, Any]:
     comparisons = _compare_counts(session, counts, level) + _compare_votes(session, votes, study, level)
     imports = list(session.scalars(select(Import).where(Import.study_id == study.id).order_by(Import.id)))
     origin = _origin(study, votes, counts, imports)
-    overall, sides = _overall(session, study, votes)
-    once = [not vote.repeat for vote in overall]
+    overall = [
+        vote for vote in votes if vote.origin == "human" and not vote.excluded and vote.criterion == OVERALL
+    ]
+    once = [vote for vote in overall if not vote.repeat]
     design = _design(session, study, votes, comparisons)
     rows = [comparison.to_dict() for comparison in comparisons]
     warnings = [
@@ -113,31 +113,75 @@ def study_report(session: Session, slug: str) -> dict[str, Any]:
         "design": design,
         "comparisons": rows,
         "ranking": statistics.ranking(
-            list(compress(overall, once)),
+            once,
             [row for row in counts if row.origin == "human" and row.criterion == OVERALL],
             {key: system_label(system) for key, system in systems_by_id(session).items()},
-            sides=None if sides is None else list(compress(sides, once)),
             estimand=_estimand(study),
             level=level,
         ),
-        "agreement": statistics.agreement_of(overall, sides=sides, level=level),
+        "agreement": statistics.agreement_of(overall, names=_pseudonyms(session, study), level=level),
+        "stopping": stopping_report(session, study, votes),
+        "protocol_missing": _missing(study, votes),
         "warnings": warnings,
     }
+
+
+def nested_by_method(report: dict[str, Any]) -> dict[str, Any]:
+    """Return a report whose comparisons have each error and interval by method, ``shown`` being the default one.
+
+    ``se_log_ratio`` and ``interval`` become objects with naive, evaluator, prompt, two_way, jackknife, bootstrap
+    and shown; this is the form of ``study report --json``.
+    """
+    rows = []
+    for row in report["comparisons"]:
+        kept = {key: value for key, value in row.items() if not key.endswith("_by_method")}
+        errors = {**row["se_by_method"], "shown": row["se_log_ratio"]}
+        intervals = {**row["interval_by_method"], "shown": row["interval"]}
+        rows.append(kept | {"se_log_ratio": errors, "interval": intervals})
+    return report | {"comparisons": rows}
 
 
 def _estimand(study: Study) -> str:
     return str(study.protocol.get("estimand", "two-way"))
 
 
-def _overall(session: Session, study: Study, votes: list[VoteRow]) -> tuple[list[VoteRow], list[bool] | None]:
-    """Return the overall votes that count, and whether each showed the candidate on the left."""
-    kept = [vote.origin == "human" and not vote.excluded and vote.criterion == OVERALL for vote in votes]
-    overall = list(compress(votes, kept))
-    if study.kind != "arena":
-        return overall, None
-    query = latest_votes(study.id).join(Pair, Pair.id == Assignment.pair_id).where(Pair.kind == "main")
-    sides = list(session.scalars(query.with_only_columns(Vote.a_on_left)))
-    return overall, list(compress(sides, kept))
+def _pseudonyms(session: Session, study: Study) -> dict[str, str]:
+    """Return the pseudonyms of a study's evaluators by what its votes call them."""
+    rows = session.execute(
+        select(Evaluator.id, Evaluator.pseudonym)
+        .join(Enrolment, Enrolment.evaluator_id == Evaluator.id)
+        .where(Enrolment.study_id == study.id)
+    )
+    return {str(row[0]): row[1] for row in rows}
+
+
+def _missing(study: Study, votes: list[VoteRow]) -> list[str]:
+    """Name what a referee asks about a study and its protocol does not say."""
+    plan = study.protocol
+    if study.kind == "arena":
+        asked = {
+            "instructions": plan.get("instructions"),
+            "consent": plan.get("consent"),
+            "training pairs": plan.get("training_pairs"),
+            "gold pairs": plan.get("gold_share"),
+            "repeated pairs": plan.get("repeat_share"),
+        }
+        return [name for name, said in asked.items() if not said]
+    named = any(vote.evaluator for vote in votes)
+    known = {
+        "evaluators": plan.get("stated_evaluators") or named,
+        "comparisons of each evaluator": plan.get("stated_comparisons") or named,
+        "prompts": any(vote.prompt for vote in votes),
+    }
+    unsaid = (
+        "question",
+        "instructions on ties",
+        "balance of sides",
+        "blinding",
+        "presentation",
+        "exclusions",
+    )
+    return [name for name, said in known.items() if not said] + list(unsaid)
 
 
 def _compare_counts(session: Session, counts: list[CountRow], level: float) -> list[Comparison]:
@@ -166,11 +210,11 @@ def _compare_votes(session: Session, votes: list[VoteRow], study: Study, level: 
     systems = systems_by_id(session)
     grouped: dict[Key, list[VoteRow]] = {}
     for vote in votes:
-        if vote.origin == "human" and not vote.excluded and not vote.repeat:
+        if vote.counts:
             grouped.setdefault((vote.candidate, vote.competitor, vote.criterion), []).append(vote)
     comparisons = []
     for (candidate, competitor, criterion), rows in grouped.items():
-        preference, clustered = _compare_group(rows, _estimand(study), level)
+        preference, clustered = statistics.compare(rows, _estimand(study), level)
         comparisons.append(
             Comparison(
                 candidate=system_label(systems[candidate]),
@@ -184,17 +228,6 @@ def _compare_votes(session: Session, votes: list[VoteRow], study: Study, level: 
             )
         )
     return comparisons
-
-
-def _compare_group(
-    rows: list[VoteRow], estimand: str, level: float
-) -> tuple[Preference, ClusteredError | None]:
-    outcomes = np.array([row.outcome for row in rows], np.int64)
-    good, same, bad = count_outcomes(outcomes)
-    clustered = None
-    if good + bad > 0 and good + same > 0 and bad + same > 0:
-        clustered = clustered_se(outcomes, *statistics.identifiers(rows, estimand))
-    return gsb_ratio(good, same, bad, level=level, clustered=clustered), clustered
 
 
 def _origin(
@@ -242,6 +275,8 @@ def _design(
         observed["candidate_on_left"] = session.scalar(
             select(func.count(Vote.id))
             .join(Assignment, Assignment.id == Vote.assignment_id)
-            .where(Assignment.study_id == study.id, Vote.a_on_left, Vote.origin == "human", Vote.rev == 0)
+            .join(Pair, Pair.id == Assignment.pair_id)
+            .where(Assignment.study_id == study.id, Assignment.repeat_no == 0, Pair.kind == "main")
+            .where(Vote.a_on_left, Vote.origin == "human", Vote.rev == 0, Vote.criterion == OVERALL)
         )
     return {"planned": planned, "observed": observed}

@@ -11,6 +11,9 @@ from arena.preference import (
     ClusteredError,
     Preference,
     bootstrap_ratio,
+    clustered_se,
+    count_outcomes,
+    gsb_ratio,
     interval_by_method,
     sign_flip_test,
 )
@@ -23,6 +26,7 @@ from arena.ranking import (
     redraw_counts,
     resample_pairs,
 )
+from arena.reliability import evaluator_reliability
 from arena.resampling import Floats, encode
 from arena.tally import CountRow, VoteRow
 
@@ -36,6 +40,16 @@ AGREEMENT = (
     "side_swap_consistency",
 )
 RESAMPLES = 1000
+
+
+def compare(rows: Sequence[VoteRow], estimand: str, level: float) -> tuple[Preference, ClusteredError | None]:
+    """Compute the ratio of votes between two systems, and its errors where it is neither zero nor infinite."""
+    outcomes = np.array([row.outcome for row in rows], np.int64)
+    good, same, bad = count_outcomes(outcomes)
+    clustered = None
+    if good + bad > 0 and good + same > 0 and bad + same > 0:
+        clustered = clustered_se(outcomes, *identifiers(rows, estimand))
+    return gsb_ratio(good, same, bad, level=level, clustered=clustered), clustered
 
 
 def by_method(
@@ -82,7 +96,6 @@ def ranking(
     counts: Sequence[CountRow],
     labels: Mapping[int, str],
     *,
-    sides: Sequence[bool] | None = None,
     estimand: str = "two-way",
     level: float = 0.95,
 ) -> dict[str, Any] | None:
@@ -92,7 +105,6 @@ def ranking(
         votes: Votes to count; counts are used only when there are none.
         counts: Published counts.
         labels: Names of systems by identifier.
-        sides: Whether the candidate of each vote was on the left, when that is known.
         estimand: "evaluator" keeps the prompts when studies are redrawn.
         level: Confidence of the rank intervals together.
 
@@ -111,7 +123,8 @@ def ranking(
         return None
     found = rank_systems(pairs, resampled=drawn, error_method=redrawn, level=level)
     side = None
-    if votes and sides is not None and found.log_likelihood is not None:
+    sides = sides_of(votes)
+    if sides is not None and found.log_likelihood is not None:
         side = _side_effect(votes, sides, labels, estimand, level)
     others = [
         ("davidson, a tie parameter for each pair", rank_systems(pairs, ties_by_pair=True)),
@@ -224,17 +237,30 @@ def _side_effect(
     return None if found.side_effect is None else _plain(asdict(found.side_effect))
 
 
+def sides_of(votes: Sequence[VoteRow]) -> list[bool] | None:
+    """Say of each vote whether its candidate was on the left; None where that is not known of all."""
+    sides = [vote.on_left for vote in votes if vote.on_left is not None]
+    return sides if votes and len(sides) == len(votes) else None
+
+
 def agreement_of(
-    votes: Sequence[VoteRow], *, sides: Sequence[bool] | None = None, level: float = 0.95
+    votes: Sequence[VoteRow], *, names: Mapping[str, str] | None = None, level: float = 0.95
 ) -> dict[str, Any]:
     """Say how far evaluators agree on the same pair of videos, and each with himself on repeated ones.
 
     An evaluator's first vote on a pair counts for agreement; a second one is compared with the first.
 
+    Args:
+        votes: Votes on one criterion, repeated ones among them.
+        names: What to call evaluators, by what votes call them; those names by default.
+        level: Confidence of the intervals.
+
     Returns:
-        "units", "evaluators", the coefficients of `AGREEMENT` (None where votes do not allow them), "notes".
+        "units", "evaluators", the coefficients of `AGREEMENT` (None where votes do not allow them),
+        "reliability" (see `reliability_of`), "notes".
     """
-    report: dict[str, Any] = {"units": 0, "evaluators": 0, **dict.fromkeys(AGREEMENT), "notes": []}
+    report: dict[str, Any] = {"units": 0, "evaluators": 0, **dict.fromkeys(AGREEMENT)}
+    report |= {"reliability": None, "notes": []}
     if not votes or any(vote.evaluator is None or vote.prompt is None for vote in votes):
         report["notes"] = ["Agreement needs votes that name their evaluator and prompt."]
         return report
@@ -243,6 +269,7 @@ def agreement_of(
     units = encode(pairs)
     turned = np.array([-1 if vote.candidate > vote.competitor else 1 for vote in votes])
     categories = 1 + turned * np.array([vote.outcome for vote in votes])
+    sides = sides_of(votes)
     left = None if sides is None else np.asarray(sides, bool) ^ (turned < 0)
     order: dict[tuple[int, int], int] = {}
     first = np.array(
@@ -261,6 +288,7 @@ def agreement_of(
         clusters=encode([prompt_of[unit] or 0 for unit in range(len(prompt_of))]),
     )
     report |= {"units": len(prompt_of), "evaluators": int(people.max()) + 1}
+    report["reliability"] = reliability_of([votes[place] for place in np.flatnonzero(once).tolist()], names)
     found = agreement(ratings, resamples=RESAMPLES, level=level)
     if found["pairwise"].pairs:
         report |= {name: _shown(coefficient) for name, coefficient in found.items()}
@@ -279,6 +307,43 @@ def agreement_of(
                 )
             )
     return report
+
+
+def reliability_of(votes: Sequence[VoteRow], names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Say how far each evaluator's answers follow the videos; see `arena.reliability`.
+
+    Args:
+        votes: Votes on one criterion that name evaluator and prompt, without repetitions.
+        names: What to call evaluators, by what votes call them; those names by default.
+
+    Returns:
+        "model", "habits" ("sides", or "verdicts" where sides are not known), "evaluators" by name with "votes",
+        "value", "standard_error", "p" and "uninformative", and "uninformative", the names of those who are.
+    """
+    people = [str(vote.evaluator) for vote in votes]
+    answers = np.array([1 - vote.outcome for vote in votes], np.int64)
+    sides = sides_of(votes)
+    clicks = answers if sides is None else np.where(np.asarray(sides, bool), answers, 2 - answers)
+    units = encode([(vote.prompt, vote.candidate, vote.competitor) for vote in votes])
+    codes = encode(people)
+    found = evaluator_reliability(units, codes, answers, clicks)
+    errors = [float(error) if np.isfinite(error) else None for error in found.standard_error]
+    columns = (
+        [(names or {}).get(name, name) for name in dict.fromkeys(people)],
+        np.bincount(codes).tolist(),
+        found.value.tolist(),
+        errors,
+        found.p.tolist(),
+        found.uninformative.tolist(),
+    )
+    keys = ("votes", "value", "standard_error", "p", "uninformative")
+    rows = {name: dict(zip(keys, row, strict=True)) for name, *row in zip(*columns, strict=True)}
+    return {
+        "model": "latent verdicts and habits (MACE)",
+        "habits": "verdicts" if sides is None else "sides",
+        "evaluators": rows,
+        "uninformative": [name for name, row in rows.items() if row["uninformative"]],
+    }
 
 
 def _shown(coefficient: Coefficient) -> dict[str, Any]:

@@ -14,12 +14,14 @@ Table = npt.NDArray[np.int32] | sparse.csr_array
 BLOCK_BYTES = 16 * 1024**2
 VOTES_AT_ONCE = 1 << 20
 DENSE_CELLS = 1 << 24
+BINCOUNT_CELLS = 1 << 22
+"""Cells up to which a count of all of them at once is faster than adding vote by vote."""
 
 
 def encode(labels: Sequence[Hashable] | npt.NDArray[np.integer]) -> Codes:
     """Number distinct labels from 0, in the order of their first appearance."""
-    order: dict[Hashable, int] = {}
-    return np.fromiter((order.setdefault(label, len(order)) for label in labels), np.int64, len(labels))
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return np.fromiter(map(numbers.__getitem__, labels), np.int64, len(labels))
 
 
 def cluster_weights(generator: np.random.Generator, resamples: int, clusters: int) -> Floats:
@@ -28,8 +30,16 @@ def cluster_weights(generator: np.random.Generator, resamples: int, clusters: in
     Returns:
         ``(resamples, clusters)`` counts; each row sums to ``clusters``.
     """
-    share = np.full(clusters, 1 / clusters)
-    return generator.multinomial(clusters, share, size=resamples).astype(np.float64)
+    counts = np.empty((resamples, clusters))
+    block = max(1, BLOCK_BYTES // (8 * clusters))
+    for start in range(0, resamples, block):
+        height = min(block, resamples - start)
+        drawn = generator.integers(0, clusters, (height, clusters))
+        drawn += clusters * np.arange(height)[:, None]
+        counts[start : start + height] = np.bincount(drawn.ravel(), minlength=height * clusters).reshape(
+            height, clusters
+        )
+    return counts
 
 
 def resampled_tables(
@@ -59,8 +69,10 @@ def resampled_tables(
     """
     generator = np.random.default_rng(seed)
     if evaluators is None and prompts is None:
-        counts = np.bincount(cells, minlength=cell_count)
-        drawn = generator.multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+        counts = np.zeros(cell_count)
+        for start in range(0, len(cells), VOTES_AT_ONCE):
+            counts += np.bincount(cells[start : start + VOTES_AT_ONCE], minlength=cell_count)
+        drawn = generator.multinomial(round(counts.sum()), counts / counts.sum(), size=resamples)
         return drawn.astype(np.float64)
     if prompts is None or evaluators is None:
         rows = prompts if evaluators is None else evaluators
@@ -101,7 +113,9 @@ def _count(rows: Integers, cells: Integers, cell_count: int, columns: Integers |
         if columns is not None:
             key *= width
             key += columns[part]
-        if dense:
+        if dense and len(totals) <= BINCOUNT_CELLS:
+            totals += np.bincount(key, minlength=len(totals)).astype(np.int32)
+        elif dense:
             np.add.at(totals, key, 1)
         else:
             unique, count = np.unique(key, return_counts=True)

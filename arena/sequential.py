@@ -12,8 +12,12 @@ side has 1 - c_j (u_t - rho v_t). Evaluators must arrive in an order that does n
 
 Evaluators share the prompts, so this speaks of the prompts at hand. For prompts like them, the interval is
 widened by the prompts' own error, one normal variable whatever the number of looks; a union bound splits alpha.
+
+A study that may stop at any look spends half of alpha on the looks and keeps the other half for the ordinary
+analysis of the whole study, should it come to that: looks alone would find small differences too rarely.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +30,29 @@ BETS = np.array([0.1, 0.25, 0.5, 0.75, 0.95])
 BET_WEIGHTS = np.array([0.05, 0.1, 0.15, 0.2, 0.5])
 GRID = np.exp(0.01 * np.arange(-300, 301))
 """Ratios at which bounds are sought, one percent apart; the one in the middle is exactly 1."""
+FIRST_LOOK = 5
+"""Evaluators before the first look: the prompts' error of fewer is a poor estimate."""
+LOOKS_SHARE = 0.5
+"""Share of alpha spent on looks; the rest is for the analysis of the whole study."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a comparison has come to.
+
+    Attributes:
+        verdict: "better" or "worse" for the candidate, "equivalent", or "open".
+        evaluators: How many were looked at: until the decision, or all of them while it is open.
+        ratio: Their ratio, every evaluator counting alike; None while one side has no votes.
+        interval: Interval of the ratio at that look, valid at every look; its ends may be 0 and inf.
+        final: Whether the verdict is that of the whole study, not of a look.
+    """
+
+    verdict: str
+    evaluators: int
+    ratio: float | None
+    interval: tuple[float, float]
+    final: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +138,51 @@ def evaluator_sequence(
         alpha=alpha,
         prompts="these" if prompt_error is None else "like these",
         decided_at=int(excluded[0]) + 1 if len(excluded) else None,
+    )
+
+
+def verdict_of(interval: tuple[float, float], equivalence: float | None) -> str:
+    """Say what an interval of the ratio decides: "better", "worse", "equivalent" or "open"."""
+    lower, upper = interval
+    if lower >= 1 or upper <= 1:
+        return "better" if lower >= 1 else "worse"
+    inside = equivalence is not None and 1 / equivalence <= lower and upper <= equivalence
+    return "equivalent" if inside else "open"
+
+
+def decide(
+    outcomes: npt.NDArray[np.integer],
+    evaluators: npt.NDArray[np.integer],
+    prompts: npt.NDArray[np.integer] | None = None,
+    *,
+    alpha: float = 0.05,
+    equivalence: float | None = None,
+) -> Decision:
+    """Look after every evaluator, and decide at the first look that allows it.
+
+    Args:
+        outcomes: ``(N,)`` +1 good, 0 same, -1 bad.
+        evaluators: ``(N,)`` numbered from 0 in the order in which they finished.
+        prompts: ``(N,)`` numbered from 0; None to speak of these prompts alone.
+        alpha: Of the whole study; `LOOKS_SHARE` of it is spent here.
+        equivalence: Ratio above 1 within which two systems count as equally good, if any.
+    """
+    found = evaluator_sequence(
+        evaluator_shares(outcomes, evaluators),
+        alpha=LOOKS_SHARE * alpha,
+        prompt_error=None if prompts is None else prompt_errors(outcomes, evaluators, prompts),
+    )
+    settled = (found.lower >= 1) | (found.upper <= 1)
+    if equivalence is not None:
+        settled |= (found.lower >= 1 / equivalence) & (found.upper <= equivalence)
+    stops = np.flatnonzero(settled[FIRST_LOOK - 1 :])
+    look = len(found.ratio) - 1 if not len(stops) else int(stops[0]) + FIRST_LOOK - 1
+    ratio, interval = float(found.ratio[look]), (float(found.lower[look]), float(found.upper[look]))
+    return Decision(
+        verdict=verdict_of(interval, equivalence) if len(stops) else "open",
+        evaluators=look + 1,
+        ratio=ratio if math.isfinite(ratio) else None,
+        interval=interval,
     )
 
 

@@ -10,7 +10,7 @@ true ratio is known and coverage can be counted (the threshold model of Glenn an
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,17 @@ from scipy import stats
 
 from arena.planning import Design
 from arena.preference import clustered_se, count_outcomes, gsb_ratio, interval_by_method
-from arena.sequential import evaluator_sequence, evaluator_shares, prompt_errors
+from arena.sequential import (
+    FIRST_LOOK,
+    LOOKS_SHARE,
+    decide,
+    evaluator_sequence,
+    evaluator_shares,
+    prompt_errors,
+    verdict_of,
+)
 
 METHODS = ("naive", "evaluator", "prompt", "two_way", "default")
-FIRST_LOOK = 5  # evaluators before the first look of a sequential study
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +94,42 @@ class Simulation:
     studies: int
     fixed: tuple[Performance, ...]
     sequential: SequentialPerformance
+    origin: str = "simulated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptivePerformance:
+    """How one comparison of a sequential study does, which is asked about no more once it is decided.
+
+    Attributes:
+        truth: its true ratio.
+        votes: share of the planned votes that were cast, on average.
+        same: share of studies which decide as the fixed design does with all its votes.
+        decided: share which find a difference: power, or false positives if the true ratio is 1.
+        decided_fixed: the same share for the fixed design.
+        wrong_side: share which find one on the side where the truth is not.
+        covered: share whose ordinary interval of all votes cast holds the truth.
+    """
+
+    truth: float
+    votes: float
+    same: float
+    decided: float
+    decided_fixed: float
+    wrong_side: float
+    covered: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveSimulation:
+    """What ``simulate_adaptive`` found: each comparison, and means over all of them."""
+
+    comparisons: tuple[AdaptivePerformance, ...]
+    votes: float
+    same: float
+    covered: float
+    studies: int
+    at_once: int
     origin: str = "simulated"
 
 
@@ -167,6 +210,91 @@ def simulate(design: Design, *, truth: float | None = None, studies: int = 500, 
         evaluators=float(np.median(used)),
     )
     return Simulation(design=design, truth=true, studies=studies, fixed=fixed, sequential=sequential)
+
+
+def simulate_adaptive(
+    design: Design, truths: Sequence[float], *, studies: int = 500, seed: int = 0, at_once: int = 1
+) -> AdaptiveSimulation:
+    """Run studies with ``assignment: adaptive`` beside the fixed design, on the same votes.
+
+    Args:
+        design: the plan of each comparison.
+        truths: the true ratio against each competitor.
+        studies: how many.
+        seed: of everything that is drawn.
+        at_once: people who vote at the same time; at a decision the others are evenly far on with their tasks,
+            and what they have voted stays and counts.
+
+    Raises:
+        ValueError: fewer than 2 studies, nobody at once, no truths, or a ratio that the ties forbid.
+    """
+    if studies < 2 or at_once < 1 or not truths:
+        raise ValueError(
+            f"at least 2 studies, 1 person at once and 1 truth are needed, received {studies}, {at_once}, {truths}"
+        )
+    found = tuple(
+        _adaptive(design, truth, np.random.default_rng((seed, place)).spawn(studies), at_once)
+        for place, truth in enumerate(truths)
+    )
+    return AdaptiveSimulation(
+        comparisons=found,
+        votes=float(np.mean([row.votes for row in found])),
+        same=float(np.mean([row.same for row in found])),
+        covered=float(np.mean([row.covered for row in found])),
+        studies=studies,
+        at_once=at_once,
+    )
+
+
+def _adaptive(
+    design: Design, truth: float, generators: Sequence[np.random.Generator], at_once: int
+) -> AdaptivePerformance:
+    rows = []
+    for generator in generators:
+        votes = draw_votes(design, generator, truth=truth)
+        fixed = _verdict(votes, 1 - design.alpha)
+        found, cast = _stop_early(votes, design, at_once)
+        interval = _default_interval(cast, 1 - design.alpha)
+        rows.append(
+            (
+                len(cast.outcomes) / design.votes,
+                found == fixed,
+                found != "open",
+                fixed != "open",
+                (found == "better" and truth <= 1) or (found == "worse" and truth >= 1),
+                interval is not None and interval[0] <= truth <= interval[1],
+            )
+        )
+    shares = np.mean(np.array(rows, np.float64), axis=0).tolist()
+    names = ("votes", "same", "decided", "decided_fixed", "wrong_side", "covered")
+    return AdaptivePerformance(truth=truth, **dict(zip(names, shares, strict=True)))
+
+
+def _stop_early(votes: SimulatedVotes, design: Design, at_once: int) -> tuple[str, SimulatedVotes]:
+    """Return what a sequential study decides, and the votes cast until then."""
+    found = decide(votes.outcomes, votes.evaluators, votes.prompts, alpha=design.alpha)
+    if found.verdict == "open":
+        return _verdict(votes, 1 - (1 - LOOKS_SHARE) * design.alpha), votes
+    ahead = votes.evaluators - found.evaluators + 1  # 1 for whoever began last before the decision
+    done = np.arange(design.votes) % design.each
+    cast = (ahead <= 0) | (done < np.floor(design.each * (1 - ahead / at_once)))
+    return found.verdict, SimulatedVotes(
+        outcomes=votes.outcomes[cast], evaluators=votes.evaluators[cast], prompts=votes.prompts[cast]
+    )
+
+
+def _verdict(votes: SimulatedVotes, level: float) -> str:
+    interval = _default_interval(votes, level)
+    return "open" if interval is None else verdict_of(interval, None)
+
+
+def _default_interval(votes: SimulatedVotes, level: float) -> tuple[float, float] | None:
+    """Return the interval that a report shows, None without a finite ratio."""
+    good, same, bad = count_outcomes(votes.outcomes)
+    if good + same == 0 or bad + same == 0 or good + bad == 0:
+        return None
+    error = clustered_se(votes.outcomes, votes.evaluators.tolist(), votes.prompts.tolist())
+    return gsb_ratio(good, same, bad, level=level, clustered=error).interval
 
 
 def _intervals(votes: SimulatedVotes, level: float) -> Iterator[tuple[str, tuple[float, float]]]:

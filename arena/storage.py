@@ -1,6 +1,7 @@
 """Bytes outside the database: in a folder, or at any URL that fsspec knows, under the name of their sha256."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,7 +19,7 @@ def write(base: str, sha256: str, data: bytes) -> str:
         try:
             files.makedirs(path.rpartition("/")[0], exist_ok=True)
             files.pipe_file(path, data)
-        except OSError as error:
+        except failures() as error:
             raise MediaError(f"cannot write {url}: {error}") from error
         return url
     target = folder.absolute() / name
@@ -47,8 +48,19 @@ def read(url: str, start: int, stop: int) -> bytes:
         with path.open("rb") as file:
             file.seek(start)
             return file.read(stop - start)
-    except OSError as error:
-        raise MediaError(f"cannot read {url}: {error.strerror or error}") from error
+    except failures() as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MediaError(f"cannot read {url}: {reason}") from error
+
+
+def failures() -> tuple[type[BaseException], ...]:
+    """Return what the loaded file systems raise; those of the network are not all an ``OSError``."""
+    loaded = [
+        getattr(sys.modules[module], name)
+        for module, name in (("botocore.exceptions", "BotoCoreError"), ("aiohttp", "ClientError"))
+        if module in sys.modules
+    ]
+    return (OSError, *loaded)
 
 
 def _local(base: str) -> Path | None:

@@ -40,13 +40,16 @@ from arena.tally import OVERALL, count_human_votes
 class StudyStatus:
     """How far a study has come; imported studies have votes but no pairs.
 
-    Training, gold and repeated pairs are asked on top and counted in ``checks`` only.
+    Training, gold and repeated pairs are asked on top and counted in ``checks`` only. ``stopping`` is the rule of
+    the protocol; ``stopped`` names the competitors nobody is asked about any more.
     """
 
     slug: str
     kind: str
     state: str
     systems: tuple[str, ...]
+    stopping: str | None
+    stopped: tuple[str, ...]
     pairs: int
     prompts: int
     target_votes: int
@@ -311,23 +314,25 @@ def study_status(session: Session, slug: str) -> StudyStatus:
             Pair.study_id == study.id, Pair.kind == "main"
         )
     ).one()
-    systems = session.scalars(
-        select(System)
+    systems = session.execute(
+        select(System, StudySystem.stopped_at)
         .join(StudySystem, StudySystem.system_id == System.id)
         .where(StudySystem.study_id == study.id)
         .order_by(StudySystem.role, System.name)
-    )
-    main, checks = _collected(session, study)
+    ).all()
+    votes = count_human_votes(session, study)
     return StudyStatus(
         slug=study.slug,
         kind=study.kind,
         state=study.state,
-        systems=tuple(system_label(system) for system in systems),
+        systems=tuple(system_label(system) for system, _ in systems),
+        stopping=study_protocol(study).stopping if study.kind == "arena" else None,
+        stopped=tuple(system_label(system) for system, stopped_at in systems if stopped_at is not None),
         pairs=pairs,
         prompts=_count(session, StudyPrompt.prompt_id, StudyPrompt.study_id == study.id),
         target_votes=target,
-        votes=main if study.kind == "arena" else count_human_votes(session, study),
-        checks=checks,
+        votes=votes,
+        checks=_votes_here(session, study) - votes if study.kind == "arena" else 0,
         evaluators=_count(session, Enrolment.evaluator_id, Enrolment.study_id == study.id),
         finished=_count(
             session,
@@ -341,24 +346,19 @@ def study_status(session: Session, slug: str) -> StudyStatus:
     )
 
 
-def _collected(session: Session, study: Study) -> tuple[int, int]:
-    """Count people's overall votes on pairs that count, and on training, gold and repeated ones."""
-    rows = session.execute(
-        select(Pair.kind, Assignment.repeat_no, func.count(Vote.id))
-        .select_from(Vote)
+def _votes_here(session: Session, study: Study) -> int:
+    """Count people's overall votes on pairs of every kind."""
+    query = (
+        select(func.count(Vote.id))
         .join(Assignment, Assignment.id == Vote.assignment_id)
-        .join(Pair, Pair.id == Assignment.pair_id)
         .where(
             Assignment.study_id == study.id,
             Vote.origin == "human",
             Vote.criterion == OVERALL,
             Vote.rev == 0,
         )
-        .group_by(Pair.kind, Assignment.repeat_no)
     )
-    votes = {(kind, repeat_no): count for kind, repeat_no, count in rows}
-    counted = votes.get(("main", 0), 0)
-    return counted, sum(votes.values()) - counted
+    return session.scalar(query) or 0
 
 
 def _count(session: Session, column: Any, *conditions: Any) -> int:

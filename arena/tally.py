@@ -1,7 +1,7 @@
 """Gather the votes of a study, wherever they were cast, as plain rows."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, and_, func, select
 from sqlalchemy.orm import Session, aliased
@@ -21,11 +21,11 @@ from arena.models import (
 OVERALL = "overall"
 
 
-@dataclass(frozen=True, kw_only=True)
-class VoteRow:
+class VoteRow(NamedTuple):
     """One vote: +1 good, 0 same, -1 bad for the candidate; unknown identifiers are None.
 
-    ``repeat`` marks a pair that was shown to its evaluator again to see whether he says the same.
+    ``repeat`` marks a pair that was shown to its evaluator again to see whether he says the same; ``on_left`` says
+    whether the candidate was on the left.
     """
 
     candidate: int
@@ -37,6 +37,12 @@ class VoteRow:
     origin: str
     excluded: bool = False
     repeat: bool = False
+    on_left: bool | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Say whether results count it: cast by a person who was not excluded, on a pair not shown before."""
+        return self.origin == "human" and not self.excluded and not self.repeat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,20 +101,11 @@ def collected_votes(session: Session, study: Study) -> list[VoteRow]:
             Vote.origin,
             Enrolment.state,
             Assignment.repeat_no,
+            Vote.a_on_left,
         )
     )
     return [
-        VoteRow(
-            candidate=row[0],
-            competitor=row[1],
-            criterion=row[2],
-            outcome=row[3],
-            evaluator=str(row[4]),
-            prompt=row[5],
-            origin=row[6],
-            excluded=row[7] == "excluded",
-            repeat=row[8] > 0,
-        )
+        VoteRow(*row[:4], str(row[4]), row[5], row[6], row[7] == "excluded", row[8] > 0, row[9])
         for row in session.execute(query)
     ]
 
@@ -128,9 +125,7 @@ def imported_votes(session: Session, study: Study) -> list[VoteRow]:
         .where(ImportedVote.study_id == study.id)
         .order_by(ImportedVote.import_id, ImportedVote.line)
     )
-    names = ("candidate", "competitor", "criterion", "outcome", "evaluator", "prompt", "origin")
-    rows: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in session.execute(query)]
-    return [VoteRow(**row) for row in rows]
+    return [VoteRow(*row) for row in session.execute(query)]
 
 
 def imported_counts(session: Session, study: Study) -> list[CountRow]:
@@ -154,7 +149,10 @@ def imported_counts(session: Session, study: Study) -> list[CountRow]:
 
 
 def count_human_votes(session: Session, study: Study) -> int:
-    """Count the votes of people on the overall criterion, cast here or imported."""
+    """Count the votes of people on the overall criterion, imported or cast here on pairs that count.
+
+    Training, gold and repeated pairs are left out.
+    """
     conditions = (ImportedVote.study_id == study.id, ImportedVote.origin == "human")
     brought = session.scalar(
         select(func.count(ImportedVote.id)).where(*conditions, ImportedVote.criterion == OVERALL)
@@ -167,8 +165,11 @@ def count_human_votes(session: Session, study: Study) -> int:
     cast_here = session.scalar(
         select(func.count(Vote.id))
         .join(Assignment, Assignment.id == Vote.assignment_id)
+        .join(Pair, Pair.id == Assignment.pair_id)
         .where(
             Assignment.study_id == study.id,
+            Assignment.repeat_no == 0,
+            Pair.kind == "main",
             Vote.origin == "human",
             Vote.criterion == OVERALL,
             Vote.rev == 0,

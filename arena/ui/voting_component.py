@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 ASSETS = Path(__file__).with_name("assets")
-SCRIPTS = ("outbox.js", "players.js", "voting.js")
+SCRIPTS = ("outbox.js", "players.js", "magnifier.js", "voting.js")
 
 
 @cache

@@ -1,12 +1,13 @@
 """One writer for a SQLite file: transactions that wait together are committed together, by one wait for the disk."""
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from arena.database import Database
@@ -22,7 +23,9 @@ Work = Callable[[Session], Any]
 class GroupWriter:
     """Runs works one after the other in a thread of its own; each is answered once it is on disk.
 
-    A work that fails is rolled back by itself; the others of its group are not touched.
+    A work that is refused is rolled back by itself; the others of its group are not touched. Trouble with the
+    database itself fails the whole group: SQLite may have rolled back everything by then, and a commit of
+    nothing succeeds.
     """
 
     def __init__(self, database: Database) -> None:
@@ -59,9 +62,11 @@ class GroupWriter:
             for _, future in group:
                 future.set_exception(error)
         finally:
+            unforeseen = RuntimeError("a write in the same group failed unforeseen")
+            unforeseen.__cause__ = sys.exception()
             for _, future in group:
                 if not future.done():
-                    future.set_exception(RuntimeError("a write in the same group failed unforeseen"))
+                    future.set_exception(unforeseen)
 
     def _commit(self, works: list[Work]) -> list[tuple[Any, Exception | None]]:
         outcomes: list[tuple[Any, Exception | None]] = []
@@ -70,7 +75,7 @@ class GroupWriter:
                 try:
                     with session.begin_nested():
                         outcomes.append((work(session), None))
-                except (ArenaError, SQLAlchemyError) as error:
+                except (ArenaError, IntegrityError) as error:
                     outcomes.append((None, error))
                 session.expunge_all()  # each work reads what the former ones wrote, not what they held
         return outcomes

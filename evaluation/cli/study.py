@@ -18,7 +18,7 @@ from evaluation.cli.study_options import (
     Ties,
     VotesPerEvaluator,
 )
-from evaluation.cli.study_people import exclude, invite, people, readmit, revoke
+from evaluation.cli.study_people import exclude, forget, invite, people, readmit, revoke
 from evaluation.cli.study_simulation import simulate
 
 app = typer.Typer(
@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(importing, name="import")
 app.command()(export)
-for command in (invite, revoke, exclude, readmit, people, simulate):
+for command in (invite, revoke, exclude, readmit, forget, people, simulate):
     app.command()(command)
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -76,7 +76,7 @@ def create(
         "question": question,
     }
     keys = protocols.preset(preset) if preset else {}
-    keys |= protocols.read_protocol(protocol) if protocol else {}
+    keys |= _read_protocol(protocol) if protocol else {}
     keys |= {key: value for key, value in given.items() if value is not None}
     plan = protocols.Protocol.from_dict(keys)
     with open_database(db, create=bool(folders)).session() as session:
@@ -88,6 +88,23 @@ def create(
         f"study {name!r} is {status.state}: {status.pairs} pairs of {status.prompts} prompts,"
         f" {status.target_votes} votes wanted"
     )
+
+
+def _read_protocol(path: Path) -> dict[str, Any]:
+    """Return the keys that a protocol file gives; a wrong one is refused with its line."""
+    from dataclasses import fields
+    from typing import get_type_hints
+
+    from pydantic import ConfigDict, create_model
+
+    from arena.protocol import Protocol, read_protocol
+    from evaluation.yaml_file import read_yaml
+
+    hints = get_type_hints(Protocol)
+    keys: dict[str, Any] = {field.name: (hints[field.name], None) for field in fields(Protocol)}
+    given = read_protocol(path)
+    read_yaml(path, create_model("ProtocolFile", __config__=ConfigDict(extra="forbid"), **keys))
+    return given
 
 
 def _folders(videos: Sequence[str]) -> dict[str, Path]:
@@ -155,15 +172,19 @@ def status(name: Name, as_json: JsonOption = False, db: Db = None) -> None:
 
     from arena import studies
     from arena.database import open_database
+    from arena.stopping import stopping_report
 
     with open_database(db).reading() as session:
         found = asdict(studies.study_status(session, name))
+        looked = stopping_report(session, studies.get_study(session, name))
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(found | {"stopping": looked}, indent=2))
         return
     for key, value in found.items():
         shown = ", ".join(value) if isinstance(value, tuple) else value
-        typer.echo(f"{key.replace('_', ' '):13} {shown}")
+        typer.echo(f"{key.replace('_', ' '):13} {'-' if shown in (None, '') else shown}")
+    if looked["comparisons"]:
+        typer.echo(f"\n{looked['sentence']}")
 
 
 @app.command("open")
@@ -206,12 +227,12 @@ def close(name: Name, db: Db = None) -> None:
 def report(name: Name, as_json: JsonOption = False, db: Db = None) -> None:
     """Say who is preferred, by how much, and how sure that is."""
     from arena.database import open_database
-    from arena.report_data import study_report
+    from arena.report_data import nested_by_method, study_report
 
     with open_database(db).reading() as session:
         found = study_report(session, name)
     if as_json:
-        typer.echo(json.dumps(found, indent=2, allow_nan=False))
+        typer.echo(json.dumps(nested_by_method(found), indent=2, allow_nan=False))
         return
     origin = found["data_origin"]
     typer.echo(f"study {name} ({found['state']}, {origin['votes']}, {origin['human']:,} votes of people)\n")
@@ -231,6 +252,10 @@ def report(name: Name, as_json: JsonOption = False, db: Db = None) -> None:
     _echo_ranking(found["ranking"])
     _echo_agreement(found["agreement"])
     notes = [] if found["ranking"] is None else found["ranking"]["notes"]
+    if found["stopping"]["comparisons"]:
+        notes = [*notes, found["stopping"]["sentence"]]
+    if found["protocol_missing"]:
+        notes = [*notes, f"Not said about this study: {', '.join(found['protocol_missing'])}."]
     for warning in [*found["warnings"], *notes]:
         typer.echo(f"\n* {warning}")
 
@@ -258,12 +283,20 @@ def _echo_ranking(ranking: Mapping[str, Any] | None) -> None:
 def _echo_agreement(agreement: Mapping[str, Any]) -> None:
     rows = [
         (found["name"], _number(found["value"], 3), "-".join(f"{end:.3f}" for end in found["interval"] or ()))
-        for found in agreement.values()
-        if isinstance(found, dict)
+        for name, found in agreement.items()
+        if isinstance(found, dict) and name != "reliability"
     ]
     if rows:
         typer.echo("")
         _echo_table(("agreement", "value", "interval"), rows)
+    reliability = agreement["reliability"]
+    if reliability is not None:
+        values = [person["value"] for person in reliability["evaluators"].values()]
+        named = ", ".join(reliability["uninformative"]) or "nobody"
+        typer.echo(
+            f"\nAnswers that follow the videos rather than a habit: {min(values):.2f} to {max(values):.2f} of each"
+            f" evaluator's; no more than chance: {named}."
+        )
 
 
 @app.command()

@@ -1,7 +1,7 @@
-"""Commands of ``magicvideo study`` about evaluators: invite, revoke, exclude, readmit, list."""
+"""Commands of ``magicvideo study`` about evaluators: invite, revoke, exclude, readmit, forget, list."""
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,20 +21,29 @@ def invite(
     days: Annotated[int | None, typer.Option(min=1, help="Days until the links stop working.")] = None,
     cohort: Annotated[str, typer.Option(help="Group these people belong to.")] = "",
     quota: Annotated[int | None, typer.Option(min=1, help="Most pairs asked of each.")] = None,
+    code: Annotated[
+        str | None,
+        typer.Option(help="Instead of links, a code by which --count people may let themselves in."),
+    ] = None,
     db: Db = None,
 ) -> None:
     """Let evaluators in: prints a pseudonym and a secret token or link for each, shown this once."""
     from datetime import timedelta
 
-    from arena import studies
+    from arena import evaluators, studies
     from arena.columns import now_utc
     from arena.database import open_database
 
     expires = None if days is None else now_utc() + timedelta(days=days)
+    options: dict[str, Any] = {"expires_at": expires, "cohort": cohort, "quota": quota}
+    if code is not None:
+        with open_database(db).session() as session:
+            study = studies.get_study(session, name)
+            evaluators.add_code(session, study, code, places=count, by=BY, **options)
+        typer.echo(f"{count} people may join study {name!r} with this code")
+        return
     with open_database(db).session() as session:
-        enrolled = [
-            studies.enrol(session, name, expires_at=expires, cohort=cohort, quota=quota) for _ in range(count)
-        ]
+        enrolled = [studies.enrol(session, name, **options) for _ in range(count)]
     for person in enrolled:
         secret = person.token if url is None else f"{url.rstrip('/')}/join/{person.token}"
         typer.echo(f"{person.pseudonym}\t{secret}")
@@ -68,6 +77,22 @@ def readmit(name: Name, person: Person, reason: Reason, db: Db = None) -> None:
     with open_database(db).session() as session:
         evaluators.readmit(session, studies.get_study(session, name), person, reason=reason, by=BY)
     typer.echo(f"{person} is counted again")
+
+
+def forget(
+    name: Name,
+    person: Person,
+    comments: Annotated[bool, typer.Option("--comments", help="Erase what this person wrote, too.")] = False,
+    db: Db = None,
+) -> None:
+    """Erase what could tell who an evaluator is; the votes stay and count."""
+    from arena import evaluators, studies
+    from arena.database import open_database
+
+    with open_database(db).session() as session:
+        study = studies.get_study(session, name)
+        called = evaluators.forget(session, study, person, by=BY, comments=comments)
+    typer.echo(f"{person} is forgotten; the votes are now those of {called}")
 
 
 def people(name: Name, db: Db = None) -> None:

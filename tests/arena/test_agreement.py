@@ -16,6 +16,7 @@ from arena.agreement import (
     pairwise_agreement,
     repeat_consistency,
 )
+from arena.resampling import cluster_weights
 
 DATA = Path(__file__).parent.parent / "data"
 
@@ -114,8 +115,7 @@ def test_perfect_agreement_is_one_and_chance_is_zero() -> None:
 def test_a_redrawn_study_is_a_plain_recount(votes: Ratings) -> None:
     """Agreement of one redrawn study, pair by pair: a pair weighs the product of its people's draws."""
     generator = np.random.default_rng(3)
-    by_person = generator.multinomial(14, np.full(14, 1 / 14), size=2)
-    by_prompt = generator.multinomial(10, np.full(10, 1 / 10), size=2)
+    by_person, by_prompt = cluster_weights(generator, 2, 14), cluster_weights(generator, 2, 10)
     drawn = []
     for people, prompts in zip(by_person, by_prompt, strict=True):
         equal = total = 0.0

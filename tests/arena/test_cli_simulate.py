@@ -14,6 +14,14 @@ def test_simulate_prints_every_interval_and_marks_itself_simulated() -> None:
     assert all(name in found.stdout for name in ("naive", "evaluator", "prompt", "two-way", "default"))
     rows = json.loads(CliRunner().invoke(app, [*DESIGN, "--truth", "1", "--json"]).stdout)
     assert (rows["truth"], rows["origin"]) == (1.0, "simulated")
+    assert rows["adaptive"]["origin"] == "simulated"
+
+
+def test_simulate_shows_adaptive_assignment_against_every_competitor() -> None:
+    found = CliRunner().invoke(app, [*DESIGN, "--truth", "1.8", "--truth", "1", "--at-once", "2"])
+    assert found.exit_code == 0, found.output
+    assert "Adaptive assignment, 2 people at once: decides as all votes would in" in found.stdout
+    assert [line.split()[0] for line in found.stdout.splitlines()[-2:]] == ["1.8", "1"]
 
 
 def test_a_ratio_that_the_ties_forbid_is_one_sentence() -> None:

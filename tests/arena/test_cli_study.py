@@ -14,7 +14,8 @@ import evaluation
 from arena.assignment import lease
 from arena.columns import now_utc
 from arena.database import Database
-from arena.errors import ArenaError, DatabaseError
+from arena.errors import ArenaError, DatabaseError, LinkRefused
+from arena.evaluators import register
 from arena.voting import submit
 from evaluation.cli import db, study
 
@@ -161,6 +162,51 @@ def test_people_are_invited_by_link_judged_and_excluded(url: str, make_clip, tmp
     _done(study.app, "readmit", "one", pseudonym, "--reason", "asked again", "--db", url)
     _done(study.app, "revoke", "one", pseudonym, "--db", url)
     assert "revoked already" in str(_run(study.app, "revoke", "one", pseudonym, "--db", url).exception)
+    told = _done(study.app, "forget", "one", pseudonym, "--comments", "--db", url)
+    assert f"{pseudonym} is forgotten" in told
+    (person,) = map(json.loads, _done(study.app, "people", "one", "--db", url).splitlines())
+    assert person["pseudonym"] == told.split()[-1]
+    assert "the log is whole" in _done(study.app, "audit", "--db", url)
+
+
+def test_a_code_lets_so_many_in(url: str, make_clip, tmp_path: Path) -> None:
+    for number, system in enumerate(("ours", "rival")):
+        make_clip(f"{system}/a dog-0.mp4", frames=3, seed=number)
+    folders = [f"--videos={system}={tmp_path / system}" for system in ("ours", "rival")]
+    _done(study.app, "create", "one", *folders, "--db", url)
+    told = _done(study.app, "invite", "one", "--code", "blue harbour", "--count", 2, "--days", 3, "--db", url)
+    assert "2 people may join study 'one'" in told
+    database = Database(url)
+    for _ in range(2):
+        with database.session() as session:
+            assert register(session, "blue harbour").pseudonym
+    with database.session() as session, pytest.raises(LinkRefused, match="every place"):
+        register(session, "blue harbour")
+    database.close()
+
+
+def test_a_sequential_study_says_where_it_stands(url: str, make_clip, tmp_path: Path) -> None:
+    for number, system in enumerate(("ours", "rival")):
+        for prompt in ("a dog", "a cat"):
+            make_clip(f"{system}/{prompt}-0.mp4", frames=3, seed=number)
+    folders = [f"--videos={system}={tmp_path / system}" for system in ("ours", "rival")]
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("stopping: sequential\nassignment: adaptive\nequivalence: 1.1\n", encoding="utf-8")
+    _done(study.app, "create", "one", *folders, "--protocol", plan, "--votes-per-pair", 3, "--db", url)
+    _done(study.app, "open", "one", "--db", url)
+    _, token = _done(study.app, "invite", "one", "--db", url).split()
+    database = Database(url)
+    _vote(database, token)
+    database.close()
+    said = "ours against rival is open after 1 finished evaluators (97.5 % interval 0.000 to no bound)"
+    assert said in _done(study.app, "status", "one", "--db", url)
+    assert said in _done(study.app, "report", "one", "--db", url)
+    status = json.loads(_done(study.app, "status", "one", "--json", "--db", url))
+    assert (status["stopped"], status["stopping"]["rule"]) == ([], "sequential")
+    report = json.loads(_done(study.app, "report", "one", "--json", "--db", url))
+    (row,) = report["stopping"]["comparisons"]
+    assert (row["verdict"], row["evaluators"], row["interval"]) == ("open", 1, [0.0, None])
+    assert report["stopping"]["assignment"] == "adaptive"
 
 
 def test_nothing_is_written_where_the_command_is_run(url: str, tmp_path: Path, monkeypatch) -> None:

@@ -16,7 +16,7 @@ from arena.models import Assignment, AuditEntry, Flag, Pair, Vote
 from arena.protocol import Protocol
 from arena.report_data import study_report
 from arena.studies import enrol, get_study, study_status
-from arena.tally import collected_votes, latest_votes
+from arena.tally import collected_votes, count_human_votes, latest_votes
 from arena.voting import Receipt, submit
 
 
@@ -52,8 +52,10 @@ def test_training_comes_first_and_checks_are_mixed_in_by_their_shares(database: 
         study = get_study(session, "study")
         votes = collected_votes(session, study)
         status = study_status(session, "study")
+        count = count_human_votes(session, study)
         report = study_report(session, "study")
     assert (status.votes, status.checks, status.pairs, status.target_votes) == (20, 8, 20, 20)
+    assert count == 20
     assert (report["comparisons"][0]["n"], report["design"]["planned"]["pairs"]) == (20, 20)
     assert any("2 votes are on pairs shown again on purpose" in words for words in report["warnings"])
     assert (status.finished, len(votes)) == (1, 22)  # repetitions are votes too; training and gold are not

@@ -104,6 +104,7 @@ def test_a_filled_file_is_copied_before_it_is_upgraded(
 ) -> None:
     with open_database(sqlite_url).session() as session:
         session.add(System(name="ours", version=""))
+    head = migrations.head()
     folder = tmp_path / "newer"
     folder.mkdir()
     for path in migrations.migrations_dir().rglob("*.py"):
@@ -111,16 +112,16 @@ def test_a_filled_file_is_copied_before_it_is_upgraded(
         target.parent.mkdir(exist_ok=True)
         target.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     (folder / "versions" / "v9000_next.py").write_text(
-        'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "9000"\ndown_revision = "0002"\n\n\n'
+        f'import sqlalchemy as sa\nfrom alembic import op\n\nrevision = "9000"\ndown_revision = "{head}"\n\n\n'
         'def upgrade():\n    with op.batch_alter_table("systems") as batch:\n'
         '        batch.add_column(sa.Column("note", sa.Text()))\n',
         encoding="utf-8",
     )
     monkeypatch.setattr(migrations, "migrations_dir", lambda: folder)
-    with pytest.raises(DatabaseError, match="is at revision 0002, this program needs 9000"):
+    with pytest.raises(DatabaseError, match=f"is at revision {head}, this program needs 9000"):
         open_database(sqlite_url)
     assert migrations.upgrade(sqlite_url) == "9000"
-    assert (tmp_path / "study.before-0002.db").is_file()
+    assert (tmp_path / f"study.before-{head}.db").is_file()
     engine = sa.create_engine(sqlite_url)
     with engine.connect() as connection:
         assert connection.execute(sa.text("SELECT name, note FROM systems")).all() == [("ours", None)]

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from arena.assignment import lease
 from arena.database import Database
-from arena.models import Enrolment, Vote
+from arena.models import Assignment, Enrolment, Vote
 from arena.oversight import (
     Cast,
     balance,
@@ -140,4 +140,34 @@ def test_the_sequence_counts_whoever_has_finished(sqlite_url: str, make_study) -
         assert session.scalar(sa.select(sa.func.count(Vote.id))) == 18
         session.execute(sa.update(Enrolment).values(finished_at=None))
         assert sequential_rows(session, study) == []
+    database.close()
+
+
+def test_whoever_clicks_without_looking_is_flagged_among_those_who_look(sqlite_url: str, make_study) -> None:
+    database = Database(sqlite_url)
+    make_study(database, prompts=40, votes_per_pair=6)
+    with database.session() as session:
+        tokens = [enrol(session, "study", pseudonym=f"person {number}").token for number in range(6)]
+    for number, token in enumerate(tokens):
+        while (task := lease(database, token)) is not None:
+            with database.reading() as session:
+                on_left = session.scalar(
+                    sa.select(Assignment.a_on_left).where(Assignment.token == task.assignment)
+                )
+            looks = "left" if on_left else "right"
+            choice = ("left", "right")[task.seq_no // 2 % 2] if number == 0 else looks
+            submit(
+                database,
+                token=token,
+                assignment=task.assignment,
+                choice=choice,
+                client_token=task.left,
+                rt_ms=3000,
+            )
+    with database.reading() as session:
+        found = participants(session, get_study(session, "study"))
+    assert [bool(person.conduct.flags) for person in found] == [True] + [False] * 5
+    assert "uninformative: answers do not follow the videos" in found[0].conduct.flags[0]
+    assert found[0].reliability is not None
+    assert found[0].reliability < 0.5 < min(person.reliability or 0 for person in found[1:])
     database.close()

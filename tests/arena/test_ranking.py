@@ -16,6 +16,7 @@ from arena.ranking import (
     redraw_counts,
     resample_pairs,
 )
+from arena.resampling import cluster_weights
 
 DATA = Path(__file__).parent.parent / "data"
 STAR = [
@@ -189,8 +190,7 @@ def test_a_redrawn_study_is_the_weighted_recount() -> None:
         pairs, first, second, outcomes, evaluators=evaluators, prompts=prompts, resamples=300, seed=1
     )
     generator = np.random.default_rng(1)
-    by_evaluator = generator.multinomial(12, np.full(12, 1 / 12), size=300)
-    by_prompt = generator.multinomial(15, np.full(15, 1 / 15), size=300)
+    by_evaluator, by_prompt = cluster_weights(generator, 300, 12), cluster_weights(generator, 300, 15)
     weights = by_evaluator[:, evaluators] * by_prompt[:, prompts]
     low, high = np.minimum(first, second), np.maximum(first, second)
     verdict = np.where(first < second, 1 - outcomes, 1 + outcomes)

@@ -13,7 +13,7 @@ from arena.database import Database
 from arena.exchange import import_counts, import_genai_bench, import_votes
 from arena.models import Enrolment
 from arena.preference import clustered_se
-from arena.report_data import study_report
+from arena.report_data import nested_by_method, study_report
 from arena.studies import enrol
 from arena.voting import submit
 
@@ -229,3 +229,54 @@ def test_a_study_without_votes_says_so(database: Database, make_study) -> None:
     assert report["comparisons"] == []
     assert report["ranking"] is None
     assert "There are no votes of people in this study yet." in report["warnings"]
+
+
+def test_the_json_report_has_errors_and_intervals_by_method(database: Database, make_study) -> None:
+    make_study(database, prompts=6, competitors=("rival", "other"), votes_per_pair=6, repeat_share=0.25)
+    generator = np.random.default_rng(5)
+    for number in range(6):
+        with database.session() as session:
+            token = enrol(session, "study", pseudonym=f"person {number}").token
+        while (task := lease(database, token)) is not None:
+            choice = str(generator.choice(["left", "same", "right"]))
+            submit(database, token=token, assignment=task.assignment, choice=choice, client_token=task.left)
+    with database.reading() as session:
+        flat = study_report(session, "study")
+    report = nested_by_method(flat)
+    methods = {"naive", "evaluator", "prompt", "two_way", "jackknife", "bootstrap", "shown"}
+    for row, before in zip(report["comparisons"], flat["comparisons"], strict=True):
+        assert set(row["se_log_ratio"]) == set(row["interval"]) == methods
+        assert row["se_log_ratio"]["shown"] == before["se_log_ratio"]
+        assert row["interval"]["shown"] == before["interval"]
+        for method in ("naive", "evaluator", "prompt", "two_way", "bootstrap"):
+            low, high = row["interval"][method]
+            assert 0 < low < row["ratio"] < high
+        assert 0 <= row["exact_p"] <= 1
+        assert "se_by_method" not in row
+    named = "model strength nu log_likelihood goodness_of_fit rank_intervals components side_effect"
+    assert set(named.split()) <= set(report["ranking"])
+    assert (
+        report["ranking"]["side_effect"]["interval"][0] < 0 < report["ranking"]["side_effect"]["interval"][1]
+    )
+    assert set(report["design"]) == {"planned", "observed"}
+    observed, planned = report["design"]["observed"], report["design"]["planned"]
+    assert (observed["votes"], planned["votes"], observed["candidate_on_left"]) == (72, 72, 36)
+    reliability = report["agreement"]["reliability"]
+    assert set(reliability["evaluators"]) == {f"person {number}" for number in range(6)}
+    assert reliability["habits"] == "sides"
+    assert sum(row["votes"] for row in reliability["evaluators"].values()) == 72
+    assert report["protocol_missing"] == ["instructions", "consent", "training pairs", "gold pairs"]
+    assert report["stopping"]["rule"] == "fixed"
+    json.dumps(report, allow_nan=False)
+
+
+def test_what_a_published_table_does_not_say_is_named(database: Database) -> None:
+    with database.session() as session:
+        import_counts(session, VOTES / "magicvideo_v2_table1.csv", "table 1")
+        report = nested_by_method(study_report(session, "table 1"))
+    assert {"prompts", "blinding", "balance of sides"} <= set(report["protocol_missing"])
+    row = report["comparisons"][0]
+    assert row["se_log_ratio"]["naive"] == pytest.approx(0.021320, abs=1e-6)
+    assert row["interval"]["naive"] == pytest.approx([2.560, 2.783], abs=1e-3)
+    assert row["interval"]["two_way"] is None
+    assert report["stopping"] == {"rule": None, "assignment": None, "comparisons": [], "sentence": ""}

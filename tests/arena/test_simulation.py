@@ -4,7 +4,7 @@ from scipy import stats
 
 from arena.planning import Design
 from arena.preference import count_outcomes
-from arena.simulation import draw_votes, simulate, thresholds
+from arena.simulation import draw_votes, simulate, simulate_adaptive, thresholds
 
 PAPER = Design(ratio=1.5, ties=0.2, evaluators=61, prompts=100, rho_evaluator=0.05, rho_prompt=0.10)
 
@@ -59,3 +59,35 @@ def test_repeated_looks_at_equal_systems_rarely_decide() -> None:
 def test_the_same_seed_gives_the_same_studies() -> None:
     design = Design(ratio=1.4, ties=0.2, evaluators=6, prompts=8)
     assert simulate(design, studies=5, seed=4) == simulate(design, studies=5, seed=4)
+
+
+@pytest.mark.slow
+def test_adaptive_assignment_decides_alike_with_fewer_votes_and_its_interval_covers() -> None:
+    ratios = (2.67, 2.68, 2.72, 1.78, 1.62, 1.2, 1.0)  # the paper's five, a small difference, and none
+    found = simulate_adaptive(PAPER, ratios, studies=60, seed=0, at_once=5)
+    assert found.votes <= 0.60
+    assert found.same >= 0.95
+    assert 0.92 <= found.covered <= 0.97
+    none = found.comparisons[-1]
+    assert none.decided <= 0.05 + 2 * 0.028  # two Monte Carlo errors of 60 studies
+    assert found.origin == "simulated"
+
+
+def test_large_differences_need_a_part_of_the_votes() -> None:
+    design = Design(ratio=2, ties=0.2, evaluators=30, prompts=20)
+    found = simulate_adaptive(design, [3.5, 1.0], studies=30, seed=1, at_once=3)
+    large, none = found.comparisons
+    assert large.votes < 0.75
+    assert none.votes > 0.95
+    assert large.decided >= 0.9
+    assert none.decided <= 0.1
+    assert found.votes == pytest.approx((large.votes + none.votes) / 2)
+
+
+def test_more_people_at_once_cast_more_votes_before_a_stop() -> None:
+    design = Design(ratio=2, ties=0.2, evaluators=30, prompts=20)
+    alone, many = (simulate_adaptive(design, [3.5], studies=10, seed=2, at_once=n) for n in (1, 10))
+    assert many.votes > alone.votes
+    assert many.comparisons[0].decided == alone.comparisons[0].decided
+    with pytest.raises(ValueError, match="1 person at once"):
+        simulate_adaptive(design, [1.2], at_once=0)

@@ -5,6 +5,7 @@ const TICK_MS = 100; // how often watched time is counted
 const LOST_MS = 300; // beyond this drift the right player jumps instead of catching up
 const SLOW = 0.25; // speed of slow motion
 const NEARLY = 0.97; // a clip counts as played to the end a moment before it
+const FRAME_S = 1 / 24; // how far a step goes as long as the clips have not told their pace
 
 // Two videos which start, loop, pause and stall together.
 class PairedPlayer {
@@ -18,6 +19,7 @@ class PairedPlayer {
       video.addEventListener("ended", () => this.ended());
       video.addEventListener("timeupdate", () => this.look());
       video.addEventListener("error", () => video.hasAttribute("src") && this.told("broken"));
+      this.notePace(video);
     }
     this.timers = [setInterval(() => this.keepInStep(), SYNC_MS), setInterval(() => this.count(), TICK_MS)];
   }
@@ -37,6 +39,7 @@ class PairedPlayer {
     this.wanted = false;
     this.watched = [0, 0];
     this.shownAt = null;
+    this.pace = Infinity;
     this.stage.classList.remove("ready");
     this.both.forEach((video, side) => {
       video.src = this.sources[side];
@@ -94,12 +97,38 @@ class PairedPlayer {
     return this.play();
   }
 
-  // Show the next or former picture of both; stepping is looking closely, it does not count as watching.
-  step(direction) {
+  // Seconds from one picture to the next: the shortest time seen between two pictures of either clip.
+  notePace(video) {
+    let last = null;
+    const note = (_, { mediaTime }) => {
+      if (last !== null && mediaTime > last) this.pace = Math.min(this.pace, mediaTime - last);
+      last = mediaTime;
+      video.requestVideoFrameCallback(note);
+    };
+    video.requestVideoFrameCallback?.(note);
+  }
+
+  get length() {
+    return Math.max(...this.both.map((video) => video.duration || 0));
+  }
+
+  get at() {
+    return Math.max(...this.both.map((video) => video.currentTime));
+  }
+
+  // Halt both at one moment. This is looking closely; it does not count as watching.
+  moveTo(seconds) {
     if (!this.loaded) return;
     this.pause();
-    const at = Math.max(0, Math.min(...this.both.map((video) => video.currentTime)) + direction / 24);
-    this.both.forEach((video) => { video.currentTime = Math.min(at, video.duration || 0); });
+    this.both.forEach((video) => { video.currentTime = Math.max(0, Math.min(seconds, video.duration || 0)); });
+  }
+
+  // Show the next or former picture of both, halfway through its time so that rounding picks no other.
+  step(direction) {
+    const pace = Number.isFinite(this.pace) ? this.pace : FRAME_S;
+    const picture = Math.floor(this.at / pace + 1e-3) + direction;
+    const last = Math.max(0, Math.round(this.length / pace) - 1);
+    this.moveTo((Math.max(0, Math.min(picture, last)) + 0.5) * pace);
   }
 
   slow() {

@@ -1,4 +1,4 @@
-// The voter's page. outbox.js and players.js come before it in the same script.
+// The voter's page. outbox.js, players.js and magnifier.js come before it in the same script.
 // Streamlit calls the default function again on every rerun and cleans up only when the page goes, so
 // everything is bound once per root. Text from the study reaches the page through textContent only.
 
@@ -9,11 +9,14 @@ const CHOICES = {
 const KEYS = {
   r: (page) => page.player.replay(),
   s: (page) => page.act("slow"),
+  z: (page) => page.act("zoom"),
   u: (page) => page.undo(),
   d: (page) => page.toggleDetails(),
   ",": (page) => page.player.step(-1),
   ".": (page) => page.player.step(1),
 };
+const PANS = { ArrowLeft: [-0.25, 0], ArrowRight: [0.25, 0], ArrowUp: [0, -0.25], ArrowDown: [0, 0.25] };
+const STEPS = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1 };
 const HINTS = {
   watch: "Watch both to the end, then choose.",
   choose: "You can choose now.",
@@ -34,7 +37,10 @@ class VotingPage {
     this.details = {};
     const [left, right] = this.page.querySelectorAll("video");
     this.player = new PairedPlayer(left, right, this.find(".stage"), (event) => this.heard(event));
+    this.magnifier = new Magnifier(this.find(".stage"), [left, right], (zoom) => this.say(".zoom", `${zoom}×`));
+    this.scrub = this.find(".scrub");
     this.bind();
+    this.follow();
     this.begin();
   }
 
@@ -54,8 +60,10 @@ class VotingPage {
       if (button?.dataset.part) this.detail(button);
       else if (button?.dataset.choice) this.choose(button.dataset.choice);
       else if (button?.dataset.act) this.act(button.dataset.act);
-      else if (event.target.closest("video")) this.player.toggle();
+      else if (event.target.closest("video") && !this.magnifier.dragged) this.player.toggle();
     });
+    this.scrub.addEventListener("input", () => this.player.moveTo(this.scrub.value * this.player.length));
+    this.scrub.addEventListener("pointerup", () => this.page.focus({ preventScroll: true })); // arrows choose again
     this.find(".register").addEventListener("submit", (event) => {
       event.preventDefault();
       this.register(event.target.code.value);
@@ -66,6 +74,17 @@ class VotingPage {
     this.alive = false;
     document.removeEventListener("keydown", this.onKey);
     this.player.stop();
+    this.magnifier.stop();
+  }
+
+  // Keep the scrub bar where the videos are.
+  follow() {
+    if (!this.alive) return;
+    const { at, length } = this.player;
+    this.scrub.value = length ? at / length : 0;
+    const said = `${at.toFixed(1)} of ${length.toFixed(1)} seconds`;
+    if (!this.player.wanted && this.scrub.ariaValueText !== said) this.scrub.ariaValueText = said;
+    requestAnimationFrame(() => this.follow());
   }
 
   async ask(path, body) {
@@ -206,6 +225,7 @@ class VotingPage {
     this.say(".prompt", task.prompt);
     this.hint(task.revision ? "again" : "watch");
     this.find(".play").hidden = true;
+    this.magnifier.reset();
     this.player.show(task.left, task.right, task.revision ? 0 : this.need, this.held);
   }
 
@@ -275,7 +295,10 @@ class VotingPage {
       link: () => this.link(),
       details: () => this.toggleDetails(),
       pause: () => this.player.toggle(),
+      back: () => this.player.step(-1),
+      ahead: () => this.player.step(1),
       slow: () => this.find("[data-act=slow]").setAttribute("aria-pressed", String(this.player.slow())),
+      zoom: () => this.magnifier.next(),
       play: () => this.player.replay(),
       replay: () => this.player.replay(),
     };
@@ -327,9 +350,11 @@ class VotingPage {
   key(event) {
     const target = event.composedPath()[0];
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || this.page.dataset.panel !== "vote") return;
-    if (target instanceof HTMLInputElement) return;
+    if (target instanceof HTMLInputElement && target !== this.scrub) return;
     if (event.key === " " && target instanceof HTMLButtonElement) return;
-    if (event.key === " ") this.player.toggle();
+    if (event.shiftKey && event.key in PANS) this.magnifier.pan(...PANS[event.key]);
+    else if (target === this.scrub && event.key in STEPS) this.player.step(STEPS[event.key]);
+    else if (event.key === " ") this.player.toggle();
     else if (event.key.toLowerCase() in KEYS) KEYS[event.key.toLowerCase()](this);
     else if (event.key in CHOICES) this.choose(CHOICES[event.key]);
     else return;

@@ -1,20 +1,11 @@
 """The voting page in a real browser: a whole study by keyboard, clicks which survive a lost connection."""
 
-import logging
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Page, Route, expect
 from sqlalchemy import select
 
 from arena.models import Assignment, Vote
@@ -23,16 +14,7 @@ pytestmark = pytest.mark.browser
 
 PREPARED = "prepared_to_watch"
 SECRET = "organiser-secret-for-tests"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 Test = Callable[..., Any]
-logger = logging.getLogger(__name__)
 NAMES = (b"zephyrine", b"quagmire")
 LEFT_IS_RED = """() => {
   const canvas = document.createElement('canvas');
@@ -42,98 +24,6 @@ LEFT_IS_RED = """() => {
   const [red, , blue] = pixels.getImageData(0, 0, 1, 1).data;
   return red > blue;
 }"""
-
-
-@dataclass
-class Watch:
-    """Everything a page said and received."""
-
-    complaints: list[str] = field(default_factory=list)
-    addresses: list[str] = field(default_factory=list)
-    responses: list = field(default_factory=list)
-    frames: list[bytes] = field(default_factory=list)
-
-    def follow(self, page: Page) -> None:
-        page.on("console", lambda message: message.type == "error" and self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("request", lambda request: self.addresses.append(request.url))
-        page.on("response", lambda response: self.responses.append(response))
-        page.on("websocket", lambda socket: socket.on("framereceived", self._frame))
-
-    def _frame(self, payload: str | bytes) -> None:
-        self.frames.append(payload.encode() if isinstance(payload, str) else payload)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        assert os.environ.get("CI") != "true", (
-            "the gate needs Chromium: install it with apt-get install chromium"
-        )
-        pytest.skip("no Chromium on this machine")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def address(setting, tmp_path) -> Iterator[str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = "from evaluation.cli.arena import app; app()"
-    options = ["--db", setting.url, "--port", str(port), "--admin-token", SECRET]
-    log = tmp_path / "server.log"
-    with log.open("wb") as output:
-        arguments = [sys.executable, "-c", command, "serve", *options]
-        server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=output)
-    base = f"http://127.0.0.1:{port}"
-    _wait_for(f"{base}/_stcore/health", server)
-    yield base
-    server.terminate()
-    server.wait(20)
-    assert "Traceback" not in log.read_text("utf-8")
-
-
-def _wait_for(address: str, server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert server.poll() is None, "the arena ended before it served"
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError("the arena did not start within a minute")
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.add_init_script(
-        """window.arenaVideos = () => {
-             const find = (root) => {
-               const own = [...root.querySelectorAll('video')];
-               const below = [...root.querySelectorAll('*')].filter((each) => each.shadowRoot);
-               return own.concat(...below.map((each) => find(each.shadowRoot)));
-             };
-             return find(document);
-           };"""
-    )
-    yield context.new_page()
-    context.close()
-
-
-def join(page: Page, address: str, token: str) -> None:
-    page.goto(f"{address}/join/{token}")
-    expect(page.get_by_role("button", name="Start")).to_be_focused(timeout=30_000)
-    page.keyboard.press("Enter")
-
-
-def wait_until_open(page: Page) -> None:
-    expect(page.get_by_role("button", name="About the same")).to_be_enabled(timeout=30_000)
 
 
 def votes_of(setting) -> list[Vote]:
@@ -154,17 +44,20 @@ def drifts(page: Page) -> list[float]:
     return measured
 
 
-def test_whole_study_by_keyboard(setting, address, page) -> None:
-    watch = Watch()
-    watch.follow(page)
-    join(page, address, setting.invite())
+def test_whole_study_by_keyboard(setting, address, page, visitor, watch) -> None:
+    waiting: list[Route] = []
+    loading = False
+    page.route("**/clips/**", lambda route: route.continue_() if loading else waiting.append(route))
+    visitor.join()
+    page.keyboard.press("1")  # too early: nothing has been watched
+    expect(page.get_by_role("button", name="Left is better")).to_be_disabled()
+    loading = True
+    for route in waiting:
+        route.continue_()
     clicks = []
     for number in range(4):
         expect(page.get_by_text(f"{number + 1} of 4")).to_be_visible(timeout=30_000)
-        if number == 0:
-            page.keyboard.press("1")  # too early: nothing has been watched
-            expect(page.get_by_role("button", name="Left is better")).to_be_disabled()
-        wait_until_open(page)
+        visitor.wait_until_open()
         if number == 1:
             assert median(drifts(page)) < 1 / 16
         left_is_red = page.evaluate(LEFT_IS_RED)
@@ -184,12 +77,12 @@ def test_whole_study_by_keyboard(setting, address, page) -> None:
     _assert_blind(watch)
 
 
-def _assert_blind(watch: Watch) -> None:
+def _assert_blind(watch) -> None:
     bodies = [each.body() for each in watch.responses if each.status == 200]
     headers = [str(each.headers).encode() for each in watch.responses]
     spoken = [*bodies, *headers, *watch.frames, *(url.encode() for url in watch.addresses)]
     assert sum(map(len, bodies)) > 10_000
-    assert watch.frames
+    assert bool(watch.frames) == watch.tells_frames
     assert not [name for name in NAMES for text in spoken if name in text.lower()]
 
 
@@ -204,9 +97,9 @@ def of(prepared: str) -> Callable[[Test], Test]:
 
 
 @of("prepared_in_full")
-def test_from_link_to_finish_code_by_keyboard_with_everything_a_protocol_asks(setting, address, page) -> None:
-    watch = Watch()
-    watch.follow(page)
+def test_from_link_to_finish_code_by_keyboard_with_everything_a_protocol_asks(
+    setting, address, page, visitor, watch
+) -> None:
     page.goto(f"{address}/join/{setting.invite()}")
     expect(page.get_by_role("button", name="I agree")).to_be_focused(timeout=30_000)
     assert "<b>x</b>" in page.locator(".consent-text").inner_text()
@@ -214,7 +107,7 @@ def test_from_link_to_finish_code_by_keyboard_with_everything_a_protocol_asks(se
     expect(page.get_by_role("button", name="Start")).to_be_focused(timeout=30_000)
     assert "<i>Look closely.</i>" in page.locator(".instructions").inner_text()
     page.keyboard.press("Enter")
-    wait_until_open(page)  # training
+    visitor.wait_until_open()  # training
     expect(page.locator(".practice")).to_have_count(1)
     page.keyboard.press("1")
     expect(page.get_by_text("This was practice and is not counted.")).to_be_visible(timeout=30_000)
@@ -236,7 +129,7 @@ def test_from_link_to_finish_code_by_keyboard_with_everything_a_protocol_asks(se
         if pressed == 1 and not undone:
             page.keyboard.press("u")
             expect(page.get_by_text("This is your last pair again.")).to_be_visible(timeout=30_000)
-            wait_until_open(page)
+            visitor.wait_until_open()
             undone = True
         if pressed == 2:
             page.keyboard.press("d")
@@ -264,11 +157,11 @@ def test_from_link_to_finish_code_by_keyboard_with_everything_a_protocol_asks(se
     _assert_blind(watch)
 
 
-def test_prompt_is_shown_as_text(setting, address, page) -> None:
-    join(page, address, setting.invite())
+def test_prompt_is_shown_as_text(page, visitor) -> None:
+    visitor.join()
     seen = []
     for _ in range(4):
-        wait_until_open(page)
+        visitor.wait_until_open()
         seen.append(page.locator(".prompt").inner_text())
         before = page.locator(".count").inner_text()
         page.keyboard.press("2")
@@ -277,9 +170,9 @@ def test_prompt_is_shown_as_text(setting, address, page) -> None:
     assert page.locator(".prompt").locator("*").count() == 0
 
 
-def test_click_survives_lost_connection_and_reload(setting, address, page) -> None:
-    join(page, address, setting.invite())
-    wait_until_open(page)
+def test_click_survives_lost_connection_and_reload(setting, page, visitor) -> None:
+    visitor.join()
+    visitor.wait_until_open()
 
     def refuse(route: Route) -> None:
         route.abort()
@@ -294,12 +187,12 @@ def test_click_survives_lost_connection_and_reload(setting, address, page) -> No
     assert [vote.raw_choice for vote in votes_of(setting)] == ["left"]
 
 
-def test_page_opens_registration_and_fits_a_phone(setting, address, page) -> None:
+def test_page_opens_registration_and_fits_a_phone(address, page, visitor) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(address)
     page.get_by_role("button", name="Take part").click(timeout=30_000)
     page.get_by_role("button", name="Start").click(timeout=30_000)
-    wait_until_open(page)
+    visitor.wait_until_open()
     assert page.evaluate("document.scrollingElement.scrollWidth") <= 390
     for name in ("Left is better", "About the same", "Right is better"):
         box = page.get_by_role("button", name=name).bounding_box()
@@ -307,58 +200,34 @@ def test_page_opens_registration_and_fits_a_phone(setting, address, page) -> Non
         assert box["y"] + box["height"] <= 844
 
 
-def test_calm_voters_start_the_videos_themselves(setting, address, page) -> None:
+def test_calm_voters_start_the_videos_themselves(page, visitor) -> None:
     page.emulate_media(reduced_motion="reduce")
-    join(page, address, setting.invite())
-    wait_until_open(page)
+    visitor.join()
+    visitor.wait_until_open()
     page.keyboard.press("2")
     expect(page.get_by_text("2 of 4")).to_be_visible()
     expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
     page.keyboard.press("Space")
-    wait_until_open(page)
+    visitor.wait_until_open()
 
 
-def test_calm_voters_who_start_before_the_videos_have_loaded_see_them_too(setting, address, page) -> None:
+def test_calm_voters_who_start_before_the_videos_have_loaded_see_them_too(page, visitor) -> None:
     page.emulate_media(reduced_motion="reduce")
     waiting: list[Route] = []
     loading = False
     page.route("**/clips/**", lambda route: route.continue_() if loading else waiting.append(route))
-    join(page, address, setting.invite())
+    visitor.join()
     expect(page.get_by_role("button", name="About the same")).to_be_visible()
     assert waiting
     loading = True
     for route in waiting:
         route.continue_()
-    wait_until_open(page)
+    visitor.wait_until_open()
 
 
-def test_the_next_pair_comes_at_once(setting, address, page) -> None:
-    join(page, address, setting.invite())
-    times = []
-    for _ in range(4):
-        wait_until_open(page)
-        times.append(
-            page.evaluate(
-                """async () => {
-                  const root = document.querySelector('.arena') || [...document.querySelectorAll('*')]
-                    .map((each) => each.shadowRoot?.querySelector('.arena')).find(Boolean);
-                  const before = root.querySelector('.count').textContent;
-                  const began = performance.now();
-                  root.querySelector('[data-choice=same]').click();
-                  while (root.querySelector('.count').textContent === before) {
-                    await new Promise((resolve) => setTimeout(resolve, 1));
-                  }
-                  return performance.now() - began;
-                }"""
-            )
-        )
-    logger.info("click to next pair: %s ms", [round(each) for each in times])
-    assert median(times) < 2000
-
-
-def test_results_are_for_the_organiser_only(setting, address, page, browser) -> None:
-    join(page, address, setting.invite())
-    wait_until_open(page)
+def test_results_are_for_the_organiser_only(address, page, browser, visitor) -> None:
+    visitor.join()
+    visitor.wait_until_open()
     page.keyboard.press("2")
     expect(page.get_by_text("2 of 4")).to_be_visible()
     page.goto(f"{address}/?view=results")
