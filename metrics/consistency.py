@@ -1,161 +1,159 @@
-"""Likeness over time of a file, ours (a static video has none) and by VBench's formulas (for comparison)."""
+"""Likeness over time as torchmetrics classes: NaN for a static video, which would otherwise be the best."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from metrics.encoders import FrameEncoder, load_encoder
+from metrics.encoders import FrameEncoder
 from metrics.functional import consistency as formulas
-from metrics.functional import vbench
+from metrics.functional.consistency import Flow, Interpolator
 from metrics.functional.flow import optical_flow
-from metrics.functional.temporal import grey_frames
-from metrics.measures import Curve, Flow, Measure, Missing, Value, Video
+from metrics.functional.temporal import grey_frames, temporal_profile
 from metrics.per_video import PerVideoMetric
-from metrics.raft import RaftFlow
-from metrics.registry import FAMILIES
+from metrics.sampling import chosen_frames, sampled_rate
 
-SMOOTHNESS_SIDE = 256  # shorter side, in pixels, at which frames are rebuilt
-FEWEST = 3
+NONE = float("nan")
 
 
-class FrameConsistency(PerVideoMetric):
-    """VBench's formula of subject and background consistency on any image encoder; NaN for a static video.
+class _MovingVideoMetric(PerVideoMetric):
+    """Measure each video that moves.
+
+    Args:
+        flow: what finds the motion of grey frames.
+        count_static: measure static videos too, as VBench does.
+    """
+
+    def __init__(self, flow: Flow = optical_flow, *, count_static: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.flow, self.count_static = flow, count_static
+
+    def update(self, videos: Tensor | Sequence[Tensor], fps: float) -> None:
+        """Add uint8 videos ``(B, T, 3, H, W)``, or B tensors ``(T, 3, H, W)``, of one frame rate.
+
+        Raises:
+            ValueError: another shape or dtype, too few frames, or an fps that is not above 0.
+        """
+        for video in videos:
+            static = not self.count_static and temporal_profile(video, fps, self.flow)["static"]
+            self.add(torch.tensor(NONE) if static else self.measure(video, fps))
+
+    @abstractmethod
+    def measure(self, video: Tensor, fps: float) -> Tensor:
+        """Return the value of one uint8 ``(T, 3, H, W)`` video, NaN where it has none."""
+
+
+class _EncodedMetric(_MovingVideoMetric):
+    """Measure embeddings of frames.
 
     Args:
         encoder: maps uint8 frames to embeddings.
-        count_static: give static videos their value, 1, as VBench does.
+        flow: see above.
+        count_static: see above.
+    """
+
+    def __init__(self, encoder: FrameEncoder, flow: Flow = optical_flow, **kwargs: Any) -> None:
+        super().__init__(flow, **kwargs)
+        self.encoder = encoder
+
+
+class SubjectConsistency(_EncodedMetric):
+    """Mean cosine of frames with the previous and the first one; see ``metrics.functional.frame_consistency``.
+
+    With ``count_static`` it is VBench's subject consistency on DINO, and its background consistency on CLIP.
     """
 
     higher_is_better = True
 
-    def __init__(self, encoder: FrameEncoder, *, count_static: bool = False, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.encoder, self.count_static = encoder, count_static
-
-    def update(self, videos: Tensor | Sequence[Tensor], fps: float) -> None:
-        """Add uint8 videos ``(B, T, 3, H, W)``, or B tensors ``(T, 3, H, W)``, of one frame rate."""
-        from metrics.functional.temporal import temporal_profile
-
-        for video in videos:
-            if not self.count_static and temporal_profile(video, fps)["static"]:
-                self.add(torch.tensor(float("nan")))
-            else:
-                self.add(formulas.frame_consistency(self.encoder(video)))
+    def measure(self, video: Tensor, fps: float) -> Tensor:
+        """Return ``frame_consistency`` of the embeddings."""
+        return formulas.frame_consistency(self.encoder(video))
 
 
-class ConsistencyMeasure(Measure):
-    """Drift, likeness, smoothness and warping error; only ``dynamic_degree`` has a value for a static video."""
+class BackgroundConsistency(_EncodedMetric):
+    """As ``SubjectConsistency`` on what moves least, see ``metrics.functional.consistency.still_parts``."""
 
-    infos = FAMILIES["consistency"]
-    rate_matters = True
+    higher_is_better = True
 
-    def __init__(
-        self, encoder: FrameEncoder, flow: Flow = optical_flow, flow_name: str = "", device: str = "cpu"
-    ) -> None:
-        self.encoder, self.flow, self.device = encoder.to(device), flow, device
-        self.provenance = f"{encoder.provenance}|{flow_name or 'flow:lucas-kanade'}"
-
-    @torch.no_grad()
-    def values(self, video: Video) -> Mapping[str, Value]:
-        """Return the values of the family."""
-        count = video.num_frames()
-        if count < FEWEST:
-            return dict.fromkeys(
-                (i.name for i in self.infos), Missing(f"needs {FEWEST} frames, there are {count}")
-            )
-        found: dict[str, Value] = {"dynamic_degree": self._dynamic_degree(video)}
-        if video.is_static():
-            missing = (info.name for info in self.infos if info.name not in found)
-            return found | dict.fromkeys(missing, Missing("the video is static"))
-        embeddings = torch.cat([self.encoder(part.to(self.device)) for part in video.parts()])
-        frames = torch.cat([formulas.shrunk(part, SMOOTHNESS_SIDE).round().byte() for part in video.parts()])
-        frames = frames.to(self.device)
-        region = formulas.still_region(frames, self.flow)
-        background = torch.cat([self.encoder(formulas.masked(part, region)) for part in frames.split(16)])
-        return found | {
-            "identity_drift": _drift(embeddings, video.fps),
-            "long_horizon": _horizon(embeddings, video.fps),
-            "subject_consistency": float(formulas.frame_consistency(embeddings)),
-            "background_consistency": float(formulas.frame_consistency(background)),
-            "motion_smoothness": float(formulas.motion_smoothness(frames, self._rebuilt)),
-            "warping_error": float(formulas.warping_error(frames, self.flow)),
-        }
-
-    def _rebuilt(self, a: Tensor, b: Tensor) -> Tensor:
-        return formulas.flow_interpolator(a, b, self.flow)
-
-    def _dynamic_degree(self, video: Video) -> Value:
-        sampling = "fps:8" if video.fps > 8 else "native"
-        grey = grey_frames(part.to(self.device) for part in video.parts(sampling))
-        if len(grey) < 2:
-            return Missing("needs 2 frames at 8 frames per second")
-        pairs = zip(grey[:-1].split(16), grey[1:].split(16), strict=True)
-        fastest = torch.cat([formulas.fastest_twentieth(self.flow(a, b)) for a, b in pairs])
-        diagonal = (grey.shape[1] ** 2 + grey.shape[2] ** 2) ** 0.5
-        return float(100 * video.rate(sampling) * fastest.mean() / diagonal)
+    def measure(self, video: Tensor, fps: float) -> Tensor:
+        """Return ``frame_consistency`` of the embeddings of the still parts."""
+        still = formulas.still_parts(formulas.thumbnails(video), self.flow)
+        return formulas.frame_consistency(self.encoder(still))
 
 
-class VBenchMeasure(Measure):
-    """VBench's dimensions of one video by its own formulas; what needs weights that are not given is missing.
+class IdentityDrift(_EncodedMetric):
+    """How far the last quarter of the frames is from the first; see ``metrics.functional.identity_drift``."""
+
+    higher_is_better = False
+
+    def measure(self, video: Tensor, fps: float) -> Tensor:
+        """Return ``identity_drift`` of the embeddings."""
+        return formulas.identity_drift(self.encoder(video))
+
+
+class LongHorizon(_EncodedMetric):
+    """Mean cosine of frames one second apart; NaN for a video not longer than that."""
+
+    higher_is_better = True
+
+    def measure(self, video: Tensor, fps: float) -> Tensor:
+        """Return the point at one second of ``metrics.functional.horizon_curve``."""
+        second = round(fps)
+        curve = formulas.horizon_curve(self.encoder(video), [second])
+        return torch.tensor(curve.get(second, NONE), dtype=torch.float64)
+
+
+class MotionSmoothness(_MovingVideoMetric):
+    """How well every second frame is rebuilt from its neighbours; see ``metrics.functional.motion_smoothness``.
 
     Args:
-        dino: ``dino_vitbase16_pretrain.pth``.
-        clip: OpenAI's CLIP ViT-B/32 weight file, or ``openai`` to fetch it.
-        raft: RAFT weights of torchvision (VBench's own are another training run; the signature says so).
-        device: torch device.
+        interpolator: what rebuilds; by default the neighbours moved along ``flow``.
+        flow: see above.
+        count_static: see above.
     """
 
-    infos = FAMILIES["vbench"]
-    rate_matters = True
+    higher_is_better = True
 
     def __init__(
-        self, dino: Path | None = None, clip: str | None = None, raft: Path | None = None, device: str = "cpu"
+        self, interpolator: Interpolator | None = None, flow: Flow = optical_flow, **kwargs: Any
     ) -> None:
-        self.dino = load_encoder("dino", str(dino)).to(device) if dino else None
-        self.clip = load_encoder("clip", f"ViT-B-32-quickgelu:{clip}").to(device) if clip else None
-        self.flow = RaftFlow("raft_large", raft, iterations=20, device=device) if raft else None
-        used = [model.provenance for model in (self.dino, self.clip, self.flow) if model is not None]
-        self.provenance, self.device = "|".join(used), device
+        super().__init__(flow, **kwargs)
+        self.interpolator = interpolator
 
-    @torch.no_grad()
-    def values(self, video: Video) -> Mapping[str, Value]:
-        """Return the values of the family."""
-        names = [info.name for info in self.infos]
-        if video.num_frames() < 2:
-            return dict.fromkeys(names, Missing("needs 2 frames, there is 1"))
-        frames = video.clip().frames.to(self.device)
-        found: dict[str, Value] = {
-            "vbench_temporal_flickering": float(vbench.temporal_flickering(frames)),
-            "vbench_motion_smoothness": Missing(
-                "needs AMT; hand an interpolator to metrics.functional.motion_smoothness"
-            ),
-            "vbench_dynamic_degree": Missing("needs the weights of RAFT"),
-            "vbench_subject_consistency": Missing("needs dino_vitbase16_pretrain.pth"),
-            "vbench_background_consistency": Missing("needs the weights of OpenAI's CLIP ViT-B/32"),
-        }
-        if self.flow is not None:
-            found["vbench_dynamic_degree"] = float(vbench.dynamic_degree(frames, video.fps, self.flow))
-        for name, encoder in (("subject", self.dino), ("background", self.clip)):
-            if encoder is not None:
-                embeddings = torch.cat([encoder(part) for part in frames.split(16)])
-                found[f"vbench_{name}_consistency"] = float(formulas.frame_consistency(embeddings))
-        return found
+    def measure(self, video: Tensor, fps: float) -> Tensor:
+        """Return ``motion_smoothness`` of frames of at most 256 pixels."""
+        return formulas.motion_smoothness(formulas.thumbnails(video), self.interpolator or self._moved)
+
+    def _moved(self, a: Tensor, b: Tensor) -> Tensor:
+        return formulas.flow_interpolator(a, b, self.flow)
 
 
-def _drift(embeddings: Tensor, fps: float) -> Value:
-    curve = formulas.drift_curve(embeddings)
-    last = curve[-max(1, len(embeddings) // 4) :]
-    points = tuple((round((t + 1) / fps, 4), float(value)) for t, value in enumerate(curve))
-    return Curve(float(1 - last.mean()), points)
+class WarpingError(_MovingVideoMetric):
+    """What motion does not explain of neighbours, squared; see ``metrics.functional.warping_error``."""
+
+    higher_is_better = False
+
+    def measure(self, video: Tensor, fps: float) -> Tensor:
+        """Return ``warping_error`` of frames of at most 256 pixels."""
+        return formulas.warping_error(formulas.thumbnails(video), self.flow)
 
 
-def _horizon(embeddings: Tensor, fps: float) -> Value:
-    second = round(fps)
-    if not 0 < second < len(embeddings):
-        return Missing("the video is shorter than a second")
-    curve = formulas.horizon_curve(embeddings, sorted({*formulas.LAGS, second}))
-    points = tuple((lag / fps, value) for lag, value in curve.items())
-    return Curve(curve[second], points)
+class DynamicDegree(_MovingVideoMetric):
+    """Speed of the fastest twentieth of the frame at 8 frames per second; describes, static videos included."""
+
+    higher_is_better = None
+
+    def __init__(self, flow: Flow = optical_flow, **kwargs: Any) -> None:
+        super().__init__(flow, count_static=True, **kwargs)
+
+    def measure(self, video: Tensor, fps: float) -> Tensor:
+        """Return ``metrics.functional.peak_speed`` of the frames chosen."""
+        times, sampling = np.arange(len(video)) / fps, formulas.peak_sampling(fps)
+        chosen = chosen_frames(times, fps, sampling, "the video")
+        if len(chosen) < 2:
+            return torch.tensor(NONE)
+        rate = sampled_rate(times[chosen], fps, sampling)
+        return formulas.peak_speed(grey_frames([video[torch.from_numpy(chosen)]]), rate, self.flow)

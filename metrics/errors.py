@@ -4,6 +4,7 @@ MetricError             root; its message is one sentence a user can act on
 |-- MediaError          a file is not a video that can be read within the limits
 |-- UnknownNameError    no metric, extractor or sampling has this name
 |-- WeightsError        weights are missing, damaged or do not fit their model
+|-- FfmpegError         the ffmpeg program is missing, lacks a filter or failed
 |-- PluginError         a metric or extractor of another package cannot be used
 `-- IncomparableError   two values were measured differently and may not be subtracted
 """
@@ -21,6 +22,10 @@ class MediaError(MetricError):
 
 class WeightsError(MetricError):
     """Report weights that are missing, damaged or do not fit their model."""
+
+
+class FfmpegError(MetricError):
+    """Report that the ffmpeg program is missing, lacks a filter or failed."""
 
 
 class PluginError(MetricError):

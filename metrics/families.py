@@ -86,6 +86,7 @@ class _Loader:
             "temporal": self.temporal,
             "consistency": self.consistency,
             "reference": self.reference,
+            "vmaf": self.vmaf,
             "adherence": self.adherence,
             "stage": self.stage,
             "vbench": self.vbench,
@@ -134,7 +135,7 @@ class _Loader:
 
     def consistency(self) -> Measure:
         """Likeness over time."""
-        from metrics.consistency import ConsistencyMeasure
+        from metrics.likeness import ConsistencyMeasure
 
         return ConsistencyMeasure(
             self._frame_encoder(), self.flow.function, self.flow.name, self.options.device
@@ -145,6 +146,12 @@ class _Loader:
         from metrics.reference import ReferenceMeasure
 
         return ReferenceMeasure(self.options.lpips_weights, self.options.device)
+
+    def vmaf(self) -> Measure:
+        """VMAF against the true video."""
+        from metrics.vmaf import VmafMeasure
+
+        return VmafMeasure()
 
     def adherence(self) -> Measure:
         """Closeness to the reference image."""
@@ -162,7 +169,7 @@ class _Loader:
 
     def vbench(self) -> Measure:
         """VBench's formulas."""
-        from metrics.consistency import VBenchMeasure
+        from metrics.likeness import VBenchMeasure
 
         options = self.options
         raft = options.flow_weights if options.flow == "raft_large" else None

@@ -104,6 +104,14 @@ class FrechetVideoDistance(Metric):
         return torch.cat(parts) if parts else torch.zeros(0, self.extractor.dim, device=self.device)
 
 
+class JediDistance(FrechetVideoDistance):
+    """JEDi's statistic on any extractor: biased polynomial MMD of degree 2 times 100; same states."""
+
+    def compute(self) -> Tensor:
+        """Return the distance, float64."""
+        return self.jedi()
+
+
 class KernelVideoDistance(FrechetVideoDistance):
     """Unbiased polynomial kernel distance between features standardised by the real set; same states."""
 

@@ -1,21 +1,10 @@
-"""What a prompt asks of motion, and the temporal family of one file; imports no torchmetrics, to be light."""
+"""The temporal family of one file; imports no torchmetrics, to be light."""
 
-import re
 from collections.abc import Mapping
 
 from metrics.functional.temporal import FLOW_SIDE, Profile
 from metrics.measures import Measure, Missing, Value, Video
-from metrics.registry import FAMILIES
-
-STILLNESS = re.compile(r"\b(still|static|motionless|frozen|stationary|unmoving)\b", re.IGNORECASE)
-
-
-def asks_for_motion(prompt: str) -> bool:
-    """Tell whether a prompt asks for motion: everything does that has no word for stillness.
-
-    A prompt of several clauses joined by "and" asks for motion unless each of them has such a word.
-    """
-    return not all(STILLNESS.search(clause) for clause in re.split(r"\band\b|[,;]", prompt) if clause.strip())
+from metrics.registry import FAMILIES, STATIC
 
 
 def consistency(profile: Profile) -> float | None:
@@ -47,7 +36,7 @@ class TemporalMeasure(Measure):
             return dict.fromkeys(names, Missing(f"motion needs at least 3 frames, the video has {count}"))
         profile = video.profile(self.sampling)
         known = profile | {"temporal": consistency(profile)}
-        reason = "the video is static" if profile["static"] else "nothing between its cuts can be judged"
+        reason = STATIC if profile["static"] else "nothing between its cuts can be judged"
         found: dict[str, Value] = {}
         for name in names:
             value = known[name]

@@ -14,12 +14,12 @@ from metrics.errors import WeightsError
 from metrics.functional import reference as formulas
 from metrics.measures import Measure, Missing, Value, Video
 from metrics.per_video import PerVideoMetric
-from metrics.registry import FAMILIES
+from metrics.registry import FAMILIES, STATIC
 
 LPIPS_WEIGHTS = "alexnet-owt-7be5be79.pth (torchvision's AlexNet, IMAGENET1K_V1)"
 
 
-class _PairMetric(PerVideoMetric):
+class PairMetric(PerVideoMetric):
     """Compare each video with its reference by one function."""
 
     def update(self, videos: Tensor | Sequence[Tensor], references: Tensor | Sequence[Tensor]) -> None:
@@ -34,7 +34,7 @@ class _PairMetric(PerVideoMetric):
         """Return the value of one video ``(T, C, H, W)`` against its reference."""
 
 
-class PSNR(_PairMetric):
+class PSNR(PairMetric):
     """Peak signal to noise ratio of whole videos in dB; see ``metrics.functional.psnr``."""
 
     higher_is_better = True
@@ -44,7 +44,7 @@ class PSNR(_PairMetric):
         return formulas.psnr(video, reference)
 
 
-class SSIM(_PairMetric):
+class SSIM(PairMetric):
     """Structural similarity, mean over frames; see ``metrics.functional.ssim``."""
 
     higher_is_better = True
@@ -54,7 +54,7 @@ class SSIM(_PairMetric):
         return formulas.ssim(video, reference)
 
 
-class MultiScaleSSIM(_PairMetric):
+class MultiScaleSSIM(PairMetric):
     """Multi-scale structural similarity, mean over frames; see ``metrics.functional.ms_ssim``."""
 
     higher_is_better = True
@@ -64,7 +64,7 @@ class MultiScaleSSIM(_PairMetric):
         return formulas.ms_ssim(video, reference)
 
 
-class FlowError(_PairMetric):
+class FlowError(PairMetric):
     """tOF, the distance between the motions of two videos; see ``metrics.functional.flow_error``."""
 
     higher_is_better = False
@@ -74,7 +74,37 @@ class FlowError(_PairMetric):
         return formulas.flow_error(video, reference)
 
 
-class LPIPS(_PairMetric):
+class Sharpness(PerVideoMetric):
+    """Variance of the Laplacian; describes. See ``metrics.functional.sharpness``."""
+
+    higher_is_better = None
+
+    def update(self, videos: Tensor | Sequence[Tensor]) -> None:
+        """Add uint8 videos ``(B, T, C, H, W)``, or B tensors ``(T, C, H, W)``."""
+        for video in videos:
+            self.add(formulas.sharpness(video))
+
+
+class CadenceRatio(PerVideoMetric):
+    """Evenness of interpolated frames; describes, NaN where nothing moves.
+
+    Args:
+        period: frames from keyframe to keyframe, see ``metrics.functional.cadence_ratio``.
+    """
+
+    higher_is_better = None
+
+    def __init__(self, period: int = 3, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.period = period
+
+    def update(self, videos: Tensor | Sequence[Tensor]) -> None:
+        """Add uint8 videos ``(B, T, C, H, W)``, or B tensors ``(T, C, H, W)``."""
+        for video in videos:
+            self.add(formulas.cadence_ratio(video, self.period))
+
+
+class LPIPS(PairMetric):
     """Learned perceptual distance with AlexNet; needs the weights of its backbone.
 
     Args:
@@ -155,15 +185,10 @@ class ReferenceMeasure(Measure):
     def values(self, video: Video) -> Mapping[str, Value]:
         """Return psnr, ssim, ms_ssim, lpips and tof."""
         names = [info.name for info in self.infos]
-        if video.reference is None:
-            return dict.fromkeys(names, Missing("no reference video of the same file name"))
-        preds, target = video.clip(), video.reference.clip()
-        if len(preds.frames) != len(target.frames) or abs(preds.fps / target.fps - 1) > 0.01:
-            counts = (
-                f"{len(preds.frames)} frames at {preds.fps:g} against {len(target.frames)} at {target.fps:g}"
-            )
-            return dict.fromkeys(names, Missing(f"the reference has another timing ({counts} per second)"))
-        a, b = preds.frames.to(self.device), target.frames.to(self.device)
+        pair = matched(video)
+        if isinstance(pair, Missing):
+            return dict.fromkeys(names, pair)
+        a, b = (frames.to(self.device) for frames in pair)
         found: dict[str, Value] = {}
         for name in names:
             found[name] = self._value(name, a, b)
@@ -198,6 +223,17 @@ PAIRS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def matched(video: Video) -> tuple[Tensor, Tensor] | Missing:
+    """Return the frames of a video and of its reference if they have the same timing."""
+    if video.reference is None:
+        return Missing("no reference video of the same file name")
+    preds, target = video.clip(), video.reference.clip()
+    if len(preds.frames) != len(target.frames) or abs(preds.fps / target.fps - 1) > 0.01:
+        counts = f"{len(preds.frames)} frames at {preds.fps:g} against {len(target.frames)} at {target.fps:g}"
+        return Missing(f"the reference has another timing ({counts} per second)")
+    return preds.frames, target.frames
+
+
 class StageMeasure(Measure):
     """Sharpness and evenness of a video on its own."""
 
@@ -216,7 +252,7 @@ class StageMeasure(Measure):
         if len(frames) <= self.period:
             found["cadence_ratio"] = Missing(f"a cadence needs at least {self.period + 1} frames")
         elif video.is_static():
-            found["cadence_ratio"] = Missing("the video is static")
+            found["cadence_ratio"] = Missing(STATIC)
         else:
             found["cadence_ratio"] = float(formulas.cadence_ratio(frames, self.period))
         return found
@@ -239,6 +275,6 @@ class AdherenceMeasure(Measure):
         if image is None:
             return {"adherence": Missing("no reference image of the same file name")}
         if video.is_static():
-            return {"adherence": Missing("the video is static")}
+            return {"adherence": Missing(STATIC)}
         frames = torch.cat([self.encoder(part.to(self.device)) for part in video.parts(self.sampling)])
         return {"adherence": float(formulas.adherence(frames, self.encoder(image[None].to(self.device))[0]))}

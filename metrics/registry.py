@@ -2,7 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+STATIC = "the video is static"  # why a video that does not move lacks a value
 
 
 @dataclass(frozen=True)
@@ -17,8 +22,8 @@ class MetricInfo:
         range: smallest and largest possible value, None for unbounded.
         version: changes when the same video would get another value.
         needs: of ``prompt``, ``reference`` (a set of real videos), ``pair`` (the true video of the same name),
-            ``image`` (the reference image of the same name), ``weights`` (a published model) and ``motion``;
-            without them the value is None with a reason.
+            ``image`` (the reference image of the same name), ``weights`` (a published model), ``ffmpeg``
+            (the program, with libvmaf) and ``motion``; without them the value is None with a reason.
         per: whether the value belongs to a video or to a set of videos.
         description: one or two sentences.
         family: what computes it; asking for the family's own name yields all its members.
@@ -41,15 +46,16 @@ class MetricInfo:
 # fmt: off
 _ALL = (
     # text and video
-    MetricInfo("clip", "CLIP score", "higher", "cosine x 100", (-100, 100), 1, ("prompt",), "video",
-               "Mean cosine of each frame with the prompt. Blind to motion: shuffled frames score the same.",
-               "clip", "motion, order of frames, a frozen video"),
+    MetricInfo("clip", "CLIP score", "higher", "cosine x 100", (-100, 100), 2, ("prompt", "motion"), "video",
+               "Mean cosine of each frame with the prompt. Blind to motion: shuffled frames score the same. None "
+               "for a static video whose prompt asks for motion.", "clip", "motion, order of frames"),
     MetricInfo("video_text", "Video-text score", "higher", "cosine x 100", (-100, 100), 1, ("prompt",),
                "video", "Cosine of the clip as a whole with the prompt, by the embedded video-text model; "
                "sees motion (how well, its recipe says), knows the sprites domain only.", "video_text",
                "everything outside the sprites domain"),
-    MetricInfo("xclip", "X-CLIP score", "higher", "cosine x 100", (-100, 100), 1, ("prompt", "weights"),
-               "video", "Cosine of 8 frames as a whole with the prompt, by a published X-CLIP model.", "xclip",
+    MetricInfo("xclip", "X-CLIP score", "higher", "cosine x 100", (-100, 100), 2,
+               ("prompt", "weights", "motion"), "video", "Cosine of 8 frames as a whole with the prompt, by a "
+               "published X-CLIP model. None for a static video whose prompt asks for motion.", "xclip",
                "fine motion; trained on actions of people"),
     MetricInfo("attributes", "Attribute accuracy", "higher", "share", (0, 1), 1, ("prompt",), "video",
                "Share of the prompt's sizes, colours, shapes, motions and background that the embedded "
@@ -129,6 +135,9 @@ _ALL = (
     MetricInfo("tof", "tOF", "lower", "% of diagonal / frame", (0, None), 1, ("pair",), "video",
                "Mean distance between the motion of the video and that of the true one.", "reference",
                "everything but motion"),
+    MetricInfo("vmaf", "VMAF", "higher", "", (0, 100), 1, ("pair", "ffmpeg"), "video",
+               "Netflix's fusion of detail, contrast and motion against the true video (model v0.6.1), mean over "
+               "frames, by an ffmpeg with libvmaf on the PATH.", "vmaf", "wrong content; trained on compression"),
     MetricInfo("adherence", "Adherence to the reference image", "higher", "cosine", (-1, 1), 1,
                ("image", "motion"), "video", "Mean cosine of the frames with the reference image, by the "
                "chosen image encoder. None for a static video.", "adherence",
@@ -163,6 +172,54 @@ FAMILIES: dict[str, tuple[MetricInfo, ...]] = {
     family: tuple(info for info in _ALL if info.family == family)
     for family in dict.fromkeys(i.family for i in _ALL)
 }
+
+
+# The torchmetrics class of each metric, as ``module:class``. VBench's own formulas are functions only, in
+# ``metrics.functional``; where they ask for an encoder, ``SubjectConsistency(encoder, count_static=True)``.
+CLASSES: dict[str, str] = {
+    "clip": "metrics.text_video:CLIPScore",
+    "video_text": "metrics.text_video:VideoTextScore",
+    "xclip": "metrics.text_video:XCLIPScore",
+    "attributes": "metrics.text_video:AttributeAccuracy",
+    "fvd": "metrics.frechet:FrechetVideoDistance",
+    "kvd": "metrics.frechet:KernelVideoDistance",
+    "jedi": "metrics.frechet:JediDistance",
+    "fvd_infinity": "metrics.frechet:FrechetVideoDistance",  # its method ``infinity``
+    **dict.fromkeys((info.name for info in FAMILIES["temporal"]), "metrics.temporal:TemporalConsistency"),
+    "identity_drift": "metrics.consistency:IdentityDrift",
+    "long_horizon": "metrics.consistency:LongHorizon",
+    "subject_consistency": "metrics.consistency:SubjectConsistency",
+    "background_consistency": "metrics.consistency:BackgroundConsistency",
+    "motion_smoothness": "metrics.consistency:MotionSmoothness",
+    "warping_error": "metrics.consistency:WarpingError",
+    "dynamic_degree": "metrics.consistency:DynamicDegree",
+    "psnr": "metrics.reference:PSNR",
+    "ssim": "metrics.reference:SSIM",
+    "ms_ssim": "metrics.reference:MultiScaleSSIM",
+    "lpips": "metrics.reference:LPIPS",
+    "tof": "metrics.reference:FlowError",
+    "vmaf": "metrics.vmaf:VMAF",
+    "adherence": "metrics.reference:ReferenceAdherence",
+    "sharpness": "metrics.reference:Sharpness",
+    "cadence_ratio": "metrics.reference:CadenceRatio",
+}
+
+
+def metric_class(name: str) -> "type[Metric]":
+    """Return the torchmetrics class of a metric.
+
+    Raises:
+        UnknownNameError: no class computes the metric; the message lists those that have one.
+    """
+    from importlib import import_module
+
+    from metrics.errors import UnknownNameError
+
+    if name not in CLASSES:
+        raise UnknownNameError("metric with a class", name, CLASSES)
+    module, _, found = CLASSES[name].partition(":")
+    loaded: type[Metric] = getattr(import_module(module), found)
+    return loaded
 
 
 def metric_info(name: str) -> MetricInfo:

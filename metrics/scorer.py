@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metrics.errors import MediaError
-from metrics.registry import MetricInfo, expanded, metric_info
+from metrics.registry import STATIC, MetricInfo, expanded, metric_info
 from metrics.sampling import parse_sampling
 from metrics.signature import signature
 from metrics.video import Limits, decoder_signature, read_video
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from metrics.feature_store import FeatureSet
     from metrics.measures import Measure, Value, Video
     from metrics.set_distances import SetDistances
-
-STATIC = "the video is static"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +301,7 @@ def _row(video: "Video", info: MetricInfo, value: "Value", measure: "Measure") -
 
 def _counts(row: ScoreRow) -> bool:
     """Tell whether a static video counts as the worst: unless its prompt asked for stillness."""
-    from metrics.motion import asks_for_motion
+    from metrics.stillness import asks_for_motion
 
     return row.prompt is None or asks_for_motion(row.prompt)
 

@@ -8,9 +8,9 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from metrics.functional.temporal import Profile, temporal_profile
-from metrics.motion import asks_for_motion, consistency
+from metrics.motion import consistency
 
-__all__ = ["TemporalConsistency", "asks_for_motion", "consistency"]
+__all__ = ["TemporalConsistency", "consistency"]
 
 KEYS = (
     "speed",

@@ -14,18 +14,15 @@ from metrics.features import EmbeddedExtractor
 from metrics.functional.text_video import clip_score
 from metrics.measures import Measure, Missing, Value, Video
 from metrics.per_video import PerVideoMetric
-from metrics.registry import METRICS
+from metrics.registry import METRICS, STATIC
+from metrics.stillness import asks_for_motion
 from metrics.transformers_models import XClip
 
 
-class _PromptScore(PerVideoMetric):
-    """Hold one value per video and one text embedding per prompt."""
+class _PromptMetric(PerVideoMetric):
+    """Hold one value per video and its prompt."""
 
     higher_is_better = True
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._texts: dict[str, Tensor] = {}
 
     def update(self, videos: Tensor | Sequence[Tensor], prompts: Sequence[str]) -> None:
         """Add videos.
@@ -50,20 +47,39 @@ class _PromptScore(PerVideoMetric):
             raise ValueError(f"expected uint8 (T, 3, H, W), got {video.dtype} {tuple(video.shape)}")
         if not prompt.strip():
             raise ValueError("a prompt is empty; there is nothing to compare the video with")
+        return self._score(video, prompt)
+
+    @abstractmethod
+    def _score(self, video: Tensor, prompt: str) -> Tensor:
+        """Return the value of one video."""
+
+
+class _CosineScore(_PromptMetric):
+    """Mean cosine x 100 of embeddings, each prompt encoded once."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._texts: dict[str, Tensor] = {}
+
+    def text(self, prompt: str) -> Tensor:
+        """Return the unit ``(D,)`` embedding of a prompt."""
         if prompt not in self._texts:
             self._texts[prompt] = self._embed_text(prompt)
-        return self._score(video, self._texts[prompt])
+        return self._texts[prompt]
+
+    @abstractmethod
+    def embed(self, video: Tensor) -> Tensor:
+        """Return the ``(n, D)`` embeddings of one uint8 ``(T, 3, H, W)`` video."""
 
     @abstractmethod
     def _embed_text(self, prompt: str) -> Tensor:
         """Return the unit embedding of a prompt."""
 
-    @abstractmethod
-    def _score(self, video: Tensor, text: Tensor) -> Tensor:
-        """Return the score of one video against an embedded prompt."""
+    def _score(self, video: Tensor, prompt: str) -> Tensor:
+        return clip_score(self.embed(video), self.text(prompt))
 
 
-class CLIPScore(_PromptScore):
+class CLIPScore(_CosineScore):
     """Mean cosine x 100 between the frames of a video and its prompt, by any open_clip model.
 
     Each prompt is encoded once however many frames and videos it has. Values are not clamped at 0. A model
@@ -101,15 +117,16 @@ class CLIPScore(_PromptScore):
         return self.clip.unknown_words(prompt)
 
     @torch.no_grad()
+    def embed(self, video: Tensor) -> Tensor:
+        """Return one embedding per frame."""
+        return self.clip.embed_frames(video, self.batch_size)
+
+    @torch.no_grad()
     def _embed_text(self, prompt: str) -> Tensor:
         return self.clip.embed_texts([prompt])[0]
 
-    @torch.no_grad()
-    def _score(self, video: Tensor, text: Tensor) -> Tensor:
-        return clip_score(self.clip.embed_frames(video, self.batch_size), text)
 
-
-class VideoTextScore(_PromptScore):
+class VideoTextScore(_CosineScore):
     """Cosine x 100 between a whole clip and its prompt, by the embedded video-text model; it sees motion.
 
     Args:
@@ -131,34 +148,53 @@ class VideoTextScore(_PromptScore):
         return unknown_words(prompt, self.words)
 
     @torch.no_grad()
+    def embed(self, video: Tensor) -> Tensor:
+        """Return one embedding of the whole clip."""
+        return self.extractor(video[None])
+
+    @torch.no_grad()
     def _embed_text(self, prompt: str) -> Tensor:
         tokens = self.extractor.tokenizer([prompt])
         return self.extractor.model.encode_text(tokens.to(self.device))[0]
 
-    @torch.no_grad()
-    def _score(self, video: Tensor, text: Tensor) -> Tensor:
-        return clip_score(self.extractor(video[None]), text)
+
+class AttributeAccuracy(_PromptMetric):
+    """Share of a sprites prompt's attributes that a video-text model prefers to every alternative.
+
+    NaN for a prompt that names no attribute of the domain.
+
+    Args:
+        model: what compares a video with a text.
+    """
+
+    def __init__(self, model: VideoTextScore | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.model = model or VideoTextScore()
+        self.provenance = self.model.provenance
+
+    def _score(self, video: Tensor, prompt: str) -> Tensor:
+        seen = self.model.embed(video)
+        own = clip_score(seen, self.model.text(prompt))
+        won = [
+            all(clip_score(seen, self.model.text(text)) < own for text in texts)
+            for texts in alternatives(prompt)
+        ]
+        return torch.tensor(won, dtype=torch.float64).mean()
 
 
-class XCLIPScore(PerVideoMetric):
+class XCLIPScore(_PromptMetric):
     """X-CLIP's cosine x 100 of whole clips and their prompts.
 
     Args:
         place: folder or hub id, e.g. ``microsoft/xclip-base-patch32``.
     """
 
-    higher_is_better = True
-
     def __init__(self, place: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.xclip = XClip(place)
 
-    def update(self, videos: Tensor | Sequence[Tensor], prompts: Sequence[str]) -> None:
-        """Add uint8 videos ``(B, T, 3, H, W)``, or B tensors ``(T, 3, H, W)``, and B prompts."""
-        if len(videos) != len(prompts):
-            raise ValueError(f"expected one prompt per video, got {len(videos)} and {len(prompts)}")
-        for video, prompt in zip(videos, prompts, strict=True):
-            self.add(100 * self.xclip.cosine(video, prompt))
+    def _score(self, video: Tensor, prompt: str) -> Tensor:
+        return 100 * self.xclip.cosine(video, prompt)
 
 
 class PromptMeasure(Measure):
@@ -193,6 +229,8 @@ class PromptMeasure(Measure):
         if unknown:
             words = ", ".join(unknown)
             return Missing(f"the embedded model does not know {words}; choose a published model")
+        if isinstance(self.metric, CLIPScore) and _stands_still(video, video.prompt):
+            return Missing(STATIC)
         frames = video.clip(self.sampling).frames.to(self.device)
         return float(self.metric.score(frames, video.prompt))
 
@@ -210,6 +248,8 @@ class XClipMeasure(Measure):
         """Return the score."""
         if video.prompt is None or not video.prompt.strip():
             return {"xclip": Missing("the video has no prompt")}
+        if _stands_still(video, video.prompt):
+            return {"xclip": Missing(STATIC)}
         return {"xclip": 100 * float(self.model.cosine(video.clip(self.sampling).frames, video.prompt))}
 
     def is_cut(self, prompt: str) -> bool:
@@ -223,22 +263,30 @@ class AttributeMeasure(Measure):
     infos = (METRICS["attributes"],)
 
     def __init__(self, metric: VideoTextScore, sampling: str, device: str = "cpu") -> None:
-        self.metric, self.sampling, self.device = metric.to(device), sampling, device
+        self.metric, self.sampling, self.device = AttributeAccuracy(metric).to(device), sampling, device
         self.provenance = metric.provenance
 
     def values(self, video: Video) -> Mapping[str, Value]:
         """Return the share."""
+        return {"attributes": self._value(video)}
+
+    def _value(self, video: Video) -> Value:
         if video.prompt is None or not video.prompt.strip():
-            return {"attributes": Missing("the video has no prompt")}
-        if self.metric.unknown_words(video.prompt):
-            return {"attributes": Missing("the prompt is not of the sprites domain")}
-        rivals = alternatives(video.prompt)
-        if not rivals:
-            return {"attributes": Missing("the prompt names no attribute of the sprites domain")}
-        frames = video.clip(self.sampling).frames.to(self.device)
-        own = self.metric.score(frames, video.prompt)
-        won = [all(self.metric.score(frames, text) < own for text in texts) for texts in rivals]
-        return {"attributes": sum(won) / len(won)}
+            return Missing("the video has no prompt")
+        if self.metric.model.unknown_words(video.prompt):
+            return Missing("the prompt is not of the sprites domain")
+        if not alternatives(video.prompt):
+            return Missing("the prompt names no attribute of the sprites domain")
+        return float(self.metric.score(video.clip(self.sampling).frames.to(self.device), video.prompt))
+
+
+def _stands_still(video: Video, prompt: str) -> bool:
+    """Tell whether a video is static although its prompt asks for motion.
+
+    A model of single frames cannot punish that, so such a video has no value: it would otherwise be the better
+    one as often as not.
+    """
+    return asks_for_motion(prompt) and video.is_static()
 
 
 def alternatives(prompt: str) -> list[list[str]]:

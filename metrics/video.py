@@ -201,7 +201,9 @@ def _check_file(path: Path, limits: Limits) -> None:
 
 def _open(path: Path) -> Any:
     options = {"protocol_whitelist": "file", "enable_drefs": "0", "use_absolute_path": "0"}
-    return av.open(str(path.resolve()), format="mov", options=options, metadata_errors="ignore")
+    # Without it odd tags make a file unreadable; PyAV 19 has no such argument and reads any tag.
+    tags = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
+    return av.open(str(path.resolve()), format="mov", options=options, **tags)
 
 
 def _video_stream(container: Any, path: Path, limits: Limits) -> Any:

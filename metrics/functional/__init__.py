@@ -5,7 +5,9 @@ from metrics.functional.consistency import (
     flow_interpolator,
     frame_consistency,
     horizon_curve,
+    identity_drift,
     motion_smoothness,
+    peak_speed,
     warping_error,
 )
 from metrics.functional.flow import optical_flow, warp
@@ -43,11 +45,13 @@ __all__ = [
     "frechet_estimate",
     "frechet_infinity",
     "horizon_curve",
+    "identity_drift",
     "kernel_distance",
     "lpips",
     "motion_smoothness",
     "ms_ssim",
     "optical_flow",
+    "peak_speed",
     "psnr",
     "sharpness",
     "ssim",

@@ -3,16 +3,19 @@
 All of these are best on a frozen video: report them beside the static flag, never alone.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
-from metrics.functional.flow import optical_flow, warp
+from metrics.functional.flow import magnitude, optical_flow, warp
 from metrics.functional.temporal import grey_frames, non_occluded
 
-CHUNK = 8
+CHUNK = 2  # frame pairs at once; more of them leave the cache of a processor
+SMOOTHNESS_SIDE = 256  # shorter side, in pixels, of what is rebuilt
+PEAK_RATE = 8.0  # frames per second at which the fastest motion is measured
 LAGS = (2, 5, 10, 20, 50)
 Flow = Callable[[Tensor, Tensor], Tensor]
 Interpolator = Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +32,15 @@ def drift_curve(embeddings: Tensor) -> Tensor:
     """
     unit = _unit(embeddings)
     return unit[1:] @ unit[0]
+
+
+def identity_drift(embeddings: Tensor) -> Tensor:
+    """Return 1 - mean cosine of the first frame with the last quarter of the frames, float64 in [0, 2].
+
+    Args:
+        embeddings: ``(T, D)``, T of at least 2.
+    """
+    return 1 - drift_curve(embeddings)[-max(1, len(embeddings) // 4) :].mean()
 
 
 def horizon_curve(embeddings: Tensor, lags: Sequence[int] = LAGS) -> dict[int, float]:
@@ -117,24 +129,39 @@ def warping_error(video: Tensor, flow: Flow = optical_flow, side: int = 128) -> 
 
 
 @torch.no_grad()
-def still_region(video: Tensor, flow: Flow = optical_flow) -> Tensor:
-    """Return where a video moves least: ``(1, h, w)`` float 0 or 1, the slower half of the pixels over time."""
+def still_parts(video: Tensor, flow: Flow = optical_flow) -> Tensor:
+    """Return the video ``(T, 3, H, W)`` uint8 with the half of the pixels that moves faster over time grey."""
     grey = grey_frames([video])
     pairs = zip(grey[:-1].split(CHUNK), grey[1:].split(CHUNK), strict=True)
-    speed = torch.stack([flow(a, b).norm(dim=1).sum(0) for a, b in pairs]).sum(0)
-    return (speed <= speed.median()).float()[None]
+    speed = torch.stack([magnitude(flow(a, b)).sum(0) for a, b in pairs]).sum(0)
+    region = (speed <= speed.median()).float()[None, None]
+    mask = interpolate(region, size=video.shape[-2:], mode="nearest")
+    return torch.cat([(part * mask + 127 * (1 - mask)).round().byte() for part in video.split(16)])
 
 
-def masked(frames: Tensor, region: Tensor) -> Tensor:
-    """Return uint8 frames ``(T, 3, H, W)`` with what lies outside ``region`` ``(1, h, w)`` made grey."""
-    mask = interpolate(region[None], size=frames.shape[-2:], mode="nearest")
-    return (frames * mask + 127 * (1 - mask)).round().byte()
+def peak_sampling(fps: float) -> str:
+    """Return the sampling at which ``peak_speed`` is to be measured."""
+    return f"fps:{PEAK_RATE:g}" if fps > PEAK_RATE else "native"
+
+
+@torch.no_grad()
+def peak_speed(grey: Tensor, fps: float, flow: Flow = optical_flow) -> Tensor:
+    """Return the mean flow of the fastest twentieth of the frame in % of its diagonal per second.
+
+    Args:
+        grey: ``(T, h, w)`` float grey frames, T of at least 2.
+        fps: frames per second of ``grey``.
+        flow: what finds the motion of grey frames.
+    """
+    pairs = zip(grey[:-1].split(CHUNK), grey[1:].split(CHUNK), strict=True)
+    fastest = torch.cat([fastest_twentieth(flow(a, b)) for a, b in pairs])
+    return 100 * fps * fastest.double().mean() / math.hypot(*grey.shape[-2:])
 
 
 @torch.no_grad()
 def fastest_twentieth(flows: Tensor) -> Tensor:
     """Return ``(N,)`` mean magnitudes of the fastest 5 % of each field ``(N, 2, h, w)``."""
-    magnitudes = flows.norm(dim=1).flatten(1)
+    magnitudes = magnitude(flows).flatten(1)
     return magnitudes.topk(max(1, int(magnitudes.shape[1] * 0.05)), dim=1).values.mean(1)
 
 
@@ -146,6 +173,11 @@ def shrunk(frames: Tensor, side: int) -> Tensor:
     if size == (height, width):
         return frames.float()
     return interpolate(frames.float(), size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def thumbnails(frames: Tensor) -> Tensor:
+    """Return uint8 frames with the shorter side at most 256, at which smoothness and errors are measured."""
+    return shrunk(frames, SMOOTHNESS_SIDE).round().byte()
 
 
 def _boundaries(flow: Tensor) -> Tensor:

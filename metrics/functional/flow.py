@@ -42,8 +42,13 @@ def optical_flow(a: Tensor, b: Tensor, levels: int = 4, iterations: int = 2) -> 
             flow = 2 * interpolate(flow, size=first.shape[-2:], mode="bilinear", align_corners=False)
         for _ in range(iterations):
             flow = flow + _step(first, warp(second, flow))
-            flow = avg_pool2d(flow, 3, 1, 1, count_include_pad=False)  # without it, more steps diverge
+            flow = box_mean(flow, 1)  # without it, more steps diverge
     return flow
+
+
+def magnitude(flow: Tensor) -> Tensor:
+    """Return the length ``(B, H, W)`` of every vector of ``flow`` ``(B, 2, H, W)``."""
+    return (flow[:, 0].square() + flow[:, 1].square()).sqrt()
 
 
 def warp(image: Tensor, flow: Tensor) -> Tensor:
@@ -71,7 +76,7 @@ def _step(a: Tensor, b: Tensor) -> Tensor:
     dx = (mean[..., 1:-1, 2:] - mean[..., 1:-1, :-2]) / 2
     dy = (mean[..., 2:, 1:-1] - mean[..., :-2, 1:-1]) / 2
     dt = b - a
-    sums = _window(torch.cat([dx * dx, dx * dy, dy * dy, dx * dt, dy * dt], dim=1))
+    sums = box_mean(torch.cat([dx * dx, dx * dy, dy * dy, dx * dt, dy * dt], dim=1), RADIUS)
     xx, xy, yy, xt, yt = sums.split(1, dim=1)
     xx, yy = xx + DAMPING, yy + DAMPING
     determinant = xx * yy - xy * xy
@@ -79,8 +84,25 @@ def _step(a: Tensor, b: Tensor) -> Tensor:
     return step.clamp(-1, 1)
 
 
-def _window(x: Tensor) -> Tensor:
-    """Average over the square window; at the border over the part inside the image."""
-    side = 2 * RADIUS + 1
-    rows = avg_pool2d(x, (1, side), 1, (0, RADIUS), count_include_pad=False)
-    return avg_pool2d(rows, (side, 1), 1, (RADIUS, 0), count_include_pad=False)
+def box_mean(x: Tensor, radius: int) -> Tensor:
+    """Average ``(..., H, W)`` over squares of 2 ``radius`` + 1; at the border over the part inside the image.
+
+    Sums of 1, 2, 4, ... neighbours are added up, which is several times faster than pooling on a CPU. So
+    ``radius`` is a power of two.
+    """
+    for dim in (-1, -2):
+        length = x.shape[dim]
+        padded = sums = pad(x, (radius, radius) if dim == -1 else (0, 0, radius, radius))
+        width = 1
+        while width < 2 * radius:
+            kept = sums.shape[dim] - width
+            sums, width = sums.narrow(dim, 0, kept) + sums.narrow(dim, width, kept), 2 * width
+        x = sums.narrow(dim, 0, length) + padded.narrow(dim, 2 * radius, length)
+    columns, rows = (_inside(length, radius, x) for length in (x.shape[-1], x.shape[-2]))
+    return x / (rows[:, None] * columns)
+
+
+def _inside(length: int, radius: int, like: Tensor) -> Tensor:
+    """Return, for every place of a line, how many places of its window are on the line."""
+    place = torch.arange(length, dtype=like.dtype, device=like.device)
+    return 1 + place.clamp(max=radius) + (length - 1 - place).clamp(max=radius)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate
+from torch.nn.functional import interpolate, pad
 
-from metrics.functional.flow import optical_flow, warp
+from metrics.functional.flow import magnitude, optical_flow, warp
 
 FLOW_SIDE = 128  # shorter side, in pixels, at which motion is measured
 # A still sprites clip reads at most 0.26 after H.264 at crf 28, the slowest moving one 2.8.
@@ -20,7 +20,8 @@ STATIC_WINDOW = 0.25  # seconds over which flow is averaged first
 STILL_PAIR = 0.25  # of the mean motion of the video
 CUT_RESIDUAL = 12.0  # grey levels
 CUT_RATIO = 4.0  # times the median of the other residuals
-CHUNK = 16  # frame pairs at once; bounds memory
+CHUNK = 16  # frames of full size in a part
+PAIRS = 4  # frame pairs at once; more of them leave the cache of a processor
 GREY_CHUNK = 4  # frames of full size at once
 LUMA = (0.299, 0.587, 0.114)
 
@@ -73,7 +74,7 @@ def profile_of_parts(parts: Iterable[Tensor], fps: float, flow: Flow = optical_f
     flows, residuals, gains = _pairs(grey, flow)
     kept = residuals <= _cut_limit(residuals)
     scale = 100 * fps / math.hypot(*grey.shape[-2:])
-    magnitudes = flows.norm(dim=1)
+    magnitudes = magnitude(flows)
     fastest = _fastest(flows)
     moving = kept & (fastest >= STILL_PAIR * fastest[kept].mean())
     steady = _fastest(_averaged(flows[kept], round(fps * STATIC_WINDOW))).mean() * scale
@@ -140,7 +141,7 @@ def _grey(part: Tensor, side: int, scratch: dict[torch.Size, Tensor]) -> Tensor:
 def _pairs(grey: Tensor, flow: Flow) -> tuple[Tensor, Tensor, Tensor]:
     """Return flow ``(T-1, 2, h, w)``, residual ``(T-1,)`` and gain ``(T-1,)`` of neighbouring frames."""
     flows, residuals, gains = [], [], []
-    for a, b in zip(grey[:-1].split(CHUNK), grey[1:].split(CHUNK), strict=True):
+    for a, b in zip(grey[:-1].split(PAIRS), grey[1:].split(PAIRS), strict=True):
         forward, backward = flow(a, b), flow(b, a)
         ahead, gain = _unexplained(a, b, forward, non_occluded(forward, backward))
         back, _ = _unexplained(b, a, backward, non_occluded(backward, forward))
@@ -162,15 +163,19 @@ def _unexplained(a: Tensor, b: Tensor, flow: Tensor, seen: Tensor) -> tuple[Tens
 def non_occluded(forward: Tensor, backward: Tensor) -> Tensor:
     """Return ``(B, 1, h, w)`` 1 where the backward flow undoes the forward one (Sundaram et al. 2010)."""
     returned = warp(backward, forward)
-    gap = (forward + returned).square().sum(1, keepdim=True)
-    size = forward.square().sum(1, keepdim=True) + returned.square().sum(1, keepdim=True)
-    return (gap < 0.01 * size + 0.5).float()
+    gap = _power(forward + returned)
+    return (gap < 0.01 * (_power(forward) + _power(returned)) + 0.5).float()
+
+
+def _power(flow: Tensor) -> Tensor:
+    return flow[:, :1].square() + flow[:, 1:].square()
 
 
 def _soften(x: Tensor) -> Tensor:
-    kernel = x.new_tensor([1.0, 2.0, 1.0])
-    weights = (kernel[:, None] * kernel[None, :] / 16)[None, None]
-    return conv2d(torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), weights)
+    """Average with weights 1, 2, 1 in both directions, repeating the border."""
+    x = pad(x, (1, 1, 1, 1), mode="replicate")
+    x = x[..., :-2] + 2 * x[..., 1:-1] + x[..., 2:]
+    return (x[..., :-2, :] + 2 * x[..., 1:-1, :] + x[..., 2:, :]) / 16
 
 
 def _cut_limit(residuals: Tensor) -> Tensor:
@@ -180,7 +185,7 @@ def _cut_limit(residuals: Tensor) -> Tensor:
 
 def _fastest(flows: Tensor) -> Tensor:
     """Return ``(N,)`` mean magnitudes of the fastest tenth of each field ``(N, 2, h, w)``."""
-    magnitudes = flows.norm(dim=1).flatten(1)
+    magnitudes = magnitude(flows).flatten(1)
     return magnitudes.topk(max(1, magnitudes.shape[1] // 10), dim=1).values.mean(1)
 
 
@@ -195,12 +200,13 @@ def _accel_ratio(flows: Tensor, magnitudes: Tensor, kept: Tensor) -> float | Non
     both = kept[1:] & kept[:-1]
     if not bool(both.any()):
         return None
-    change = (flows[1:] - flows[:-1]).norm(dim=1).mean((1, 2))[both].sum()
+    change = magnitude(flows[1:] - flows[:-1]).mean((1, 2))[both].sum()
     total = (magnitudes[1:] + magnitudes[:-1]).mean((1, 2))[both].sum()
     return float(change / total) if float(total) > 0 else None
 
 
 def laplacian(grey: Tensor) -> Tensor:
     """Return the discrete Laplacian ``(T, h - 2, w - 2)`` of grey frames ``(T, h, w)``."""
-    weights = grey.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])[None, None]
-    return conv2d(grey[:, None], weights)[:, 0]
+    middle = grey[..., 1:-1, 1:-1]
+    beside = grey[..., 1:-1, :-2] + grey[..., 1:-1, 2:]
+    return beside + grey[..., :-2, 1:-1] + grey[..., 2:, 1:-1] - 4 * middle

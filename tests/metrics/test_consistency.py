@@ -10,7 +10,15 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torchvision.models.optical_flow import raft_small
 
-from metrics.consistency import FrameConsistency
+from metrics.consistency import (
+    BackgroundConsistency,
+    DynamicDegree,
+    IdentityDrift,
+    LongHorizon,
+    MotionSmoothness,
+    SubjectConsistency,
+    WarpingError,
+)
 from metrics.encoders import FrameEncoder, load_encoder
 from metrics.errors import UnknownNameError, WeightsError
 from metrics.functional import (
@@ -18,11 +26,14 @@ from metrics.functional import (
     flow_interpolator,
     frame_consistency,
     horizon_curve,
+    identity_drift,
     motion_smoothness,
     vbench_totals,
     warping_error,
 )
+from metrics.functional.consistency import still_parts
 from metrics.functional.vbench import dynamic_degree, temporal_flickering
+from metrics.per_video import PerVideoMetric
 from metrics.raft import RaftFlow
 from metrics.registry import FAMILIES
 from metrics.scorer import ScoreOptions, score_videos
@@ -124,15 +135,95 @@ class Thumbnail(FrameEncoder):
         return torch.nn.functional.adaptive_avg_pool2d(frames.float(), 4).flatten(1)
 
 
-def test_the_class_gives_no_value_to_a_static_video_unless_asked(moving_texture: MakeClip) -> None:
-    clip = moving_texture()
-    still = clip[:1].expand_as(clip)
-    ours, theirs = FrameConsistency(Thumbnail()), FrameConsistency(Thumbnail(), count_static=True)
-    for metric in (ours, theirs):
-        metric.update([clip, still], fps=10)
-    assert ours.values()[1].isnan()
-    assert float(ours.compute()) == float(ours.values()[0])
-    assert theirs.values()[1] == pytest.approx(1)
+CLASSES: dict[str, Callable[[], PerVideoMetric]] = {
+    "subject": lambda: SubjectConsistency(Thumbnail()),
+    "background": lambda: BackgroundConsistency(Thumbnail()),
+    "drift": lambda: IdentityDrift(Thumbnail()),
+    "horizon": lambda: LongHorizon(Thumbnail()),
+    "smoothness": MotionSmoothness,
+    "warping": WarpingError,
+}
+
+
+@pytest.mark.parametrize("build", CLASSES.values(), ids=CLASSES)
+def test_a_class_has_one_value_per_moving_video_however_they_come(
+    build: Callable[[], PerVideoMetric], moving_texture: MakeClip
+) -> None:
+    first, second = (moving_texture(seed, frames=13, size=48) for seed in (0, 1))
+    still = first[:1].expand_as(first)
+    whole, left, right = build(), build(), build()
+    whole.update(torch.stack([first, still, second]), fps=10)
+    left.update([first], fps=10)
+    right.update([still, second], fps=10)
+    left.merge_state(right)
+    assert left.values()[left.values().isnan()].numel() == 1
+    assert whole.values()[1].isnan()
+    found = sorted(left.values()[~left.values().isnan()].tolist())
+    assert found == pytest.approx(sorted(whole.values()[[0, 2]].tolist()), rel=1e-6)
+    assert float(whole.compute()) == pytest.approx(sum(found) / 2)
+    whole.reset()
+    assert len(whole.values()) == 0
+
+
+def test_a_static_video_is_measured_if_asked_and_a_short_one_has_no_horizon(moving_texture: MakeClip) -> None:
+    clip = moving_texture(frames=8)
+    theirs, horizon = SubjectConsistency(Thumbnail(), count_static=True), LongHorizon(Thumbnail())
+    theirs.update([clip[:1].expand_as(clip)], fps=10)
+    horizon.update([clip], fps=10)
+    assert float(theirs.compute()) == pytest.approx(1)
+    assert horizon.values()[0].isnan()
+
+
+def test_a_class_is_its_pure_function(moving_texture: MakeClip) -> None:
+    clip = moving_texture(frames=13, size=48)
+    embeddings = Thumbnail()(clip)
+    expected = {
+        "subject": frame_consistency(embeddings),
+        "drift": identity_drift(embeddings),
+        "horizon": horizon_curve(embeddings, [10])[10],
+        "smoothness": motion_smoothness(clip, flow_interpolator),
+        "warping": warping_error(clip),
+    }
+    for name, value in expected.items():
+        metric = CLASSES[name]()
+        metric.update([clip], fps=10)
+        assert float(metric.compute()) == pytest.approx(float(value), rel=1e-6), name
+
+
+def test_drift_is_that_of_the_last_quarter() -> None:
+    embeddings = turning(12, 0.1)
+    assert float(identity_drift(embeddings)) == pytest.approx(
+        1 - sum(torch.tensor(0.1 * t).cos().item() for t in (9, 10, 11)) / 3
+    )
+
+
+def test_the_background_is_what_moves_least(moving_texture: MakeClip) -> None:
+    texture = moving_texture(seed=3, frames=1, size=64)[0]
+    clip = texture.repeat(10, 1, 1, 1)
+    for t in range(10):
+        clip[t, :, :24] = texture[:, :24].roll(2 * t, -1)
+    kept = still_parts(clip)
+    assert (kept[:, :, 40:] == clip[:, :, 40:]).float().mean() > 0.75
+    assert (kept[:, :, 4:20] == 127).float().mean() > 0.9
+    background, subject = BackgroundConsistency(Thumbnail()), SubjectConsistency(Thumbnail())
+    for metric in (background, subject):
+        metric.update([clip], fps=10)
+    assert float(background.compute()) > float(subject.compute())
+
+
+def test_dynamic_degree_is_the_speed_of_the_fastest_part_at_eight_frames_per_second() -> None:
+    def flow(a: Tensor, b: Tensor) -> Tensor:
+        field = torch.zeros(len(a), 2, 64, 48)
+        field[:, 0, :4] = 3.0  # 1/16 of the rows: more than a twentieth
+        return field
+
+    video = torch.zeros(25, 3, 64, 48, dtype=torch.uint8)
+    for fps, rate in ((24, 8), (6, 6)):
+        metric = DynamicDegree(flow)
+        metric.update([video], fps=fps)
+        assert float(metric.compute()) == pytest.approx(100 * rate * 3 / 80)
+    metric.update([video[:1]], fps=6)
+    assert metric.values()[1].isnan()
 
 
 def test_files_have_curves_and_a_static_one_only_its_dynamic_degree(

@@ -32,7 +32,7 @@ def test_a_profile_does_not_depend_on_chunks_or_threads(
     clip = moving_texture(frames=9, size=160)
     expected = temporal_profile(clip, 10)
     torch.set_num_threads(threads)
-    monkeypatch.setattr(temporal, "CHUNK", 3)
+    monkeypatch.setattr(temporal, "PAIRS", 3)
     found = profile_of_parts(clip.split(2), 10)
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-5)

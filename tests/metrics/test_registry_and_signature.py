@@ -1,9 +1,10 @@
 """Names and signatures."""
 
 import pytest
+from torchmetrics import Metric
 
 from metrics.errors import IncomparableError, MetricError, UnknownNameError
-from metrics.registry import METRICS, metric_info
+from metrics.registry import METRICS, metric_class, metric_info
 from metrics.signature import difference, signature
 
 
@@ -20,7 +21,19 @@ def test_every_metric_says_what_it_is() -> None:
         assert info.name == name
         low, high = info.range
         assert low is None or high is None or low < high
-        assert set(info.needs) <= {"prompt", "reference", "pair", "image", "weights", "motion"}
+        assert set(info.needs) <= {"prompt", "reference", "pair", "image", "weights", "motion", "ffmpeg"}
+
+
+def test_every_metric_of_ours_has_a_torchmetrics_class() -> None:
+    for name, info in METRICS.items():
+        if info.family == "vbench":
+            with pytest.raises(UnknownNameError, match="subject_consistency"):
+                metric_class(name)
+            continue
+        found = metric_class(name)
+        assert issubclass(found, Metric)
+        better = {True: "higher", False: "lower", None: "neutral"}[found.higher_is_better]
+        assert info.family == "temporal" or better == info.direction
 
 
 def test_values_of_one_signature_subtract() -> None:

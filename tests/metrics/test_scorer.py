@@ -65,6 +65,18 @@ def test_a_frozen_video_has_no_consistency_and_pulls_the_mean_down(folder: Path,
         assert (mean.n, mean.details["n_static"]) == (counted, 1)
 
 
+def test_a_frozen_video_has_a_clip_score_only_where_stillness_was_asked(
+    folder: Path, tiny: ScoreOptions
+) -> None:
+    (folder / "d.mp4").unlink()
+    for prompt, scored in (("a red star moving", 2), ("a red star standing still", 3)):
+        table = score(folder, tiny, "clip", prompts=[prompt] * 3)
+        assert [row.value is not None for row in table.rows] == [True, True, scored == 3]
+        (mean,) = table.set_values
+        assert (mean.n, mean.details.get("n_static", 0)) == (scored, 3 - scored)
+    assert table.rows[2].reason is None
+
+
 def test_what_is_missing_is_said(folder: Path, tiny: ScoreOptions) -> None:
     table = score_videos([folder / "a.mp4"], None, ["clip", "fvd"], options=tiny, progress=False)
     assert (table.rows[0].value, table.rows[0].reason) == (None, "the video has no prompt")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from metrics.temporal import TemporalConsistency, asks_for_motion
+from metrics.stillness import asks_for_motion
+from metrics.temporal import TemporalConsistency
 
 MakeClip = Callable[..., Tensor]
 
