@@ -22,9 +22,17 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from transformers.utils import logging as transformers_logging
 
 from magicvideo.appearance import export_appearance, load_appearance
-from magicvideo.backbone import appearance_processors, bare_backbone, inflate, share_spatial, use_appearance
+from magicvideo.backbone import (
+    appearance_processors,
+    bare_backbone,
+    extract_motion_adapter,
+    inflate,
+    share_spatial,
+    use_appearance,
+)
 from magicvideo.config import PART_NAMES, InterpolatorKind
 from magicvideo.errors import MagicVideoError
+from magicvideo.lora import Adapter, add_deltas
 from magicvideo.published import (
     animatediff_scheduler,
     check_finite,
@@ -54,10 +62,12 @@ SAVED_AS_THEY_ARE = (
     "i2v_motion",
     "v2v_motion",
     "v2v_controlnet",
+    "t2i_unet",
     "interpolator",
     "ema",
 )
-OPTIONAL_PARTS = ("v2v_appearance", "v2v_controlnet", "interpolator", "ema", "edsc", "vqgan")
+TUNED_T2I = "t2i_unet"  # text-to-image's own spatial layers, in checkpoints tuned there alone
+OPTIONAL_PARTS = (TUNED_T2I, "v2v_appearance", "v2v_controlnet", "interpolator", "ema", "edsc", "vqgan")
 DEFAULT_PARTS = ("scheduler", "feature_extractor")  # follow from the other parts where no folder holds them
 WITHOUT_HUB_ID = {
     "ema": "EMA-VFI's ours_small_t.pkl or ours_t.pkl, see https://github.com/MCG-NJU/EMA-VFI",
@@ -74,6 +84,7 @@ class Components:
     Attributes:
         interpolator: the checkpoint's own interpolator.
         v2v_controlnet: V2V's own; None shares I2V's.
+        t2i_unet: text-to-image's own spatial layers; None shares those of the other stages.
         ema: EMA-VFI by itself.
         edsc: EDSC by itself.
     """
@@ -90,6 +101,7 @@ class Components:
     v2v_motion: MotionAdapter
     interpolator: nn.Module | None = None
     v2v_controlnet: ControlNetModel | None = None
+    t2i_unet: UNet2DConditionModel | None = None
     ema: nn.Module | None = None
     edsc: nn.Module | None = None
     attentions: dict[str, dict[str, Any]] = field(default_factory=dict, init=False, repr=False)
@@ -112,6 +124,23 @@ class Components:
             load_appearance(self.v2v_unet, v2v_appearance)
             self.attentions["v2v"] = appearance_processors(self.v2v_unet)
             self.use_appearance("i2v")
+
+    def adapt(self, adapter: Adapter) -> None:
+        """Add an adapter to the weights: text-to-image's alone, or those of the spatial layers and I2V's motion.
+
+        Raises:
+            MagicVideoError: it was trained on another model.
+        """
+        if adapter.stages == "t2i":
+            own = self.t2i_unet or bare_backbone(self.unet).eval().requires_grad_(False)
+            add_deltas(own, adapter.deltas, adapter.source)
+            self.t2i_unet = own
+            return
+        add_deltas(self.i2v_unet, adapter.deltas, adapter.source)
+        if self.t2i_unet is not None:
+            add_deltas(self.t2i_unet, adapter.spatial, adapter.source)
+        if adapter.motion:
+            self.i2v_motion = extract_motion_adapter(self.i2v_unet, self.i2v_motion)
 
     def use_appearance(self, stage: str) -> None:
         """Hang the stage's own image attentions into the spatial layers, if V2V has its own."""
@@ -149,7 +178,7 @@ def load_components(
     places = _places(folder, sources or {}, vfi)
     unet = _load(UNet2DConditionModel, places["unet"], dtype)
     image_encoder = _load(CLIPVisionModelWithProjection, places["image_encoder"], dtype)
-    v2v_controlnet = places.get("v2v_controlnet")
+    v2v_controlnet, t2i_unet = places.get("v2v_controlnet"), places.get(TUNED_T2I)
     parts = Components(
         vae=_load_vae(places["vae"], dtype),
         tokenizer=_read(CLIPTokenizer.from_pretrained, places["tokenizer"]),
@@ -162,6 +191,7 @@ def load_components(
         i2v_motion=_load_motion(places["i2v_motion"], dtype),
         v2v_motion=_load_motion(places["v2v_motion"], dtype),
         v2v_controlnet=None if v2v_controlnet is None else _load_controlnet(v2v_controlnet, unet, dtype),
+        t2i_unet=None if t2i_unet is None else _load(UNet2DConditionModel, t2i_unet, dtype),
         **_load_interpolators(places, dtype),
     )
     parts.attach(places["appearance"], places.get("v2v_appearance"))
@@ -217,7 +247,7 @@ def _places(folder: Path | None, sources: Mapping[str, str], vfi: InterpolatorKi
     """Find every part; all that are missing are named in one sentence."""
     places: dict[str, Path] = {}
     missing = []
-    for name in PART_NAMES:
+    for name in (*PART_NAMES, TUNED_T2I):
         source = sources.get(name)
         place = _within(folder, name) if source is None else locate_part(source)
         if place is not None:

@@ -23,6 +23,7 @@ from magicvideo.errors import MagicVideoError
 from magicvideo.execution import Execution, compile_forward, memory_errors
 from magicvideo.i2v import MagicVideoI2V
 from magicvideo.identity import part_digest
+from magicvideo.lora import read_adapter
 from magicvideo.presets import PRESETS, ablate, check_source, preset, with_parts
 from magicvideo.sources import locate
 from magicvideo.stage_cache import StageCache
@@ -113,6 +114,7 @@ class MagicVideoPipeline:
             "image_encoder",
         )
         shared = {name: getattr(self.components, name) for name in names}
+        shared["unet"] = self.components.t2i_unet or shared["unet"]
         pipe = StableDiffusionPipeline(**shared, safety_checker=None, requires_safety_checker=False)
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -126,6 +128,7 @@ class MagicVideoPipeline:
         dtype: torch.dtype | str = torch.float32,
         arm: str = "full",
         parts: Mapping[str, str] | None = None,
+        adapter: str | Path | None = None,
         execution: Execution | None = None,
         cache_dir: str | Path | None = None,
     ) -> "MagicVideoPipeline":
@@ -137,6 +140,8 @@ class MagicVideoPipeline:
             dtype: of the weights.
             arm: make this ablation arm the pipeline's configuration, so that only its parts are needed.
             parts: sources of single parts in place of those of the checkpoint (see ``PipelineConfig.parts``).
+            adapter: a LoRA of the spatial layers, and perhaps of I2V's motion modules, to be added to the weights
+                (see ``magicvideo.lora``): a folder, file or hub id.
             execution: how the stages run.
             cache_dir: see the constructor.
 
@@ -146,7 +151,9 @@ class MagicVideoPipeline:
         check_source(name)
         config = preset(name) if name in PRESETS else _read_config(locate(name), name)
         config = ablate(with_parts(config, parts or {}), arm)
-        return cls.from_config(config, device=device, dtype=dtype, execution=execution, cache_dir=cache_dir)
+        return cls.from_config(
+            config, device=device, dtype=dtype, adapter=adapter, execution=execution, cache_dir=cache_dir
+        )
 
     @classmethod
     def from_preset(
@@ -162,6 +169,7 @@ class MagicVideoPipeline:
         *,
         device: str = "cpu",
         dtype: torch.dtype | str = torch.float32,
+        adapter: str | Path | None = None,
         execution: Execution | None = None,
         cache_dir: str | Path | None = None,
     ) -> "MagicVideoPipeline":
@@ -170,6 +178,14 @@ class MagicVideoPipeline:
         check_device(device)
         folder = locate(config.checkpoint) if config.checkpoint else None
         components = load_components(folder, config.parts, vfi=config.vfi.kind, dtype=wanted)
+        if adapter is not None:
+            added = read_adapter(adapter)
+            if added.stages == "t2i" and config.t2i.model is not None:
+                raise MagicVideoError(
+                    f"the adapter {added.source} is for text-to-image of the checkpoint itself, but t2i.model is "
+                    f"{config.t2i.model!r}; leave out one of the two"
+                )
+            components.adapt(added)
         pipe = cls(components, config, execution=execution, cache_dir=cache_dir)
         return pipe.to(device, wanted)
 
