@@ -100,7 +100,7 @@ class SpritesJudge(ModelMixin, ConfigMixin):
         """
         length = frames.shape[1]
         picked = torch.linspace(0, length - 1, FRAMES).round().long() if length > 1 else torch.zeros(1).long()
-        logits = self(prepare(frames[:, picked]))
+        logits = {key: value.cpu() for key, value in self(prepare(frames[:, picked]).to(self.device)).items()}
         background = logits["background"].log_softmax(-1).mean(1).argmax(-1)
         objects = {
             name: logits[name].log_softmax(-1).mean(1).argmax(-1) for name in ("size", "colour", "shape")

@@ -44,18 +44,19 @@ def train_autoencoder(
     def loss_of(step: int) -> torch.Tensor:
         rng = step_rng(config.seed, step)
         generator = torch_generator(rng)
-        images = random_crops(pool.frames, config.batch_size, crop, generator)
+        images = random_crops(pool.frames, config.batch_size, crop, generator).to(vae.device)
         with torch.set_grad_enabled(not decoder_only):
             latents = vae.encode(images).latents.float()
         spread = latents.std((0, 2, 3))
-        noise = torch.randn(latents.shape, generator=generator) * spread.detach().view(1, -1, 1, 1)
+        noise = torch.randn(latents.shape, generator=generator).to(vae.device)
+        noise = noise * spread.detach().view(1, -1, 1, 1)
         decoded = vae.decode(latents + latent_noise * noise).sample.float()
         shape = (latents.mean((0, 2, 3)) ** 2 + (spread - 1) ** 2).mean()
         reconstruction = functional.l1_loss(decoded, images) + functional.mse_loss(decoded, images)
         return reconstruction + 0.01 * shape
 
     def validate() -> dict[str, float]:
-        images = to_model(pool.frames[:64])
+        images = to_model(pool.frames[:64]).to(vae.device)
         decoded = vae.decode(vae.encode(images).latents).sample.clamp(-1, 1)
         error = ((decoded - images) ** 2).mean((1, 2, 3)) / 4
         return {"psnr_db": round(float((-10 * error.log10()).mean()), 2)}

@@ -115,7 +115,7 @@ def parts_of(pipe: MagicVideoPipeline, recipe: DiffusionRecipe) -> DenoiserParts
     video_unet = parts.v2v_unet if v2v else parts.i2v_unet
     set_group_norm(video_unet, (pipe.config.v2v if v2v else pipe.config.i2v).group_norm)
     return DenoiserParts(
-        image_unet=parts.unet,
+        image_unet=(recipe.part == "t2i" and parts.t2i_unet) or parts.unet,
         video_unet=video_unet,
         controlnet=(v2v and parts.v2v_controlnet) or parts.controlnet,
         text_encoder=parts.text_encoder,

@@ -38,7 +38,12 @@ def judged_clips(
 
 
 def train_judge(
-    folder: Path, phases: Sequence[TrainConfig] = PHASES, *, clips: int = 4000, held_out: int = 512
+    folder: Path,
+    phases: Sequence[TrainConfig] = PHASES,
+    *,
+    clips: int = 4000,
+    held_out: int = 512,
+    device: str = "cpu",
 ) -> dict[str, object]:
     """Train the judge on ``clips`` clips into ``folder``, phase by phase, each on clips of its own.
 
@@ -46,7 +51,7 @@ def train_judge(
         The recipe of the last phase, with the accuracy on ``held_out`` clips of one object.
     """
     torch.manual_seed(phases[0].seed)
-    judge = SpritesJudge().to(memory_format=torch.channels_last)
+    judge = SpritesJudge().to(device, memory_format=torch.channels_last)
     recipe: dict[str, object] = {}
     for number, config in enumerate(phases, 1):
         pool, scenes = judged_clips(clips, config.seed, split="train")
@@ -64,8 +69,8 @@ def _loss_on(
     def loss_of(step: int) -> Tensor:
         generator = torch_generator(step_rng(config.seed, step))
         which = torch.randint(len(pool), (config.batch_size,), generator=generator)
-        logits = judge(spoil(prepare(pool[which]), generator))
-        return judge_loss(logits, {name: values[which] for name, values in wanted.items()})
+        logits = judge(spoil(prepare(pool[which]), generator).to(judge.device))
+        return judge_loss(logits, {name: values[which].to(judge.device) for name, values in wanted.items()})
 
     return loss_of
 

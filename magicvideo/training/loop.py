@@ -5,9 +5,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from magicvideo.errors import MagicVideoError
+from magicvideo.training.optimizers import build_optimizers
+from magicvideo.training.speed import MatmulAttention
 
 Params = Mapping[str, torch.nn.Parameter]
 
@@ -37,6 +40,9 @@ class TrainConfig:
     save_every: int = 500
     log_every: int = 50
     accumulation: int = 1  # batches whose gradients are averaged in one step
+    optimizer: Literal["adamw", "muon"] = (
+        "adamw"  # Muon: orthogonalised steps for matrices, AdamW for what else there is
+    )
 
     def rate(self, step: int) -> float:
         """Return the factor on the learning rate at ``step``: linear warm-up, plateau, linear fall."""
@@ -145,13 +151,14 @@ class _Run:
     ) -> None:
         self.name, self.parameters, self.config, self.out_dir = name, parameters, config, out_dir
         self.average = {key: value.detach().clone() for key, value in parameters.items()}
-        self.optimizer = torch.optim.AdamW(
-            list(parameters.values()),
-            lr=config.learning_rate,
+        self.optimizers = build_optimizers(
+            parameters,
+            config.optimizer,
+            learning_rate=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
         )
-        self.optimizer.zero_grad(set_to_none=True)  # of a run that an error ended between two batches
+        self._clear()  # of a run that an error ended between two batches
         self.step = 0
         self.seconds = 0.0
         self.curve: list[tuple[int, float]] = []
@@ -160,15 +167,17 @@ class _Run:
 
     def update(self, step: int, loss_of: Callable[[int], torch.Tensor]) -> float:
         start = time.perf_counter()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * self.config.rate(step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * self.config.rate(step)
         batches = self.config.accumulation
         value = (
             sum(self._backward(step, step * batches + index, loss_of) for index in range(batches)) / batches
         )
         torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self._clear()
         self._average(step)
         self.step = step + 1
         self.seconds += time.perf_counter() - start
@@ -178,10 +187,17 @@ class _Run:
             self._recent.clear()
         return value
 
+    def _clear(self) -> None:
+        for value in self.parameters.values():
+            value.grad = None
+
     def _backward(self, step: int, batch: int, loss_of: Callable[[int], torch.Tensor]) -> float:
         """Add one batch's share of the gradient; return its loss."""
         device = next(iter(self.parameters.values())).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.config.autocast):
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(device, torch.bfloat16, enabled=self.config.autocast))
+            if device == "cpu" and self.config.autocast:
+                stack.enter_context(MatmulAttention())
             loss = loss_of(batch)
         value = float(loss.detach())
         if not np.isfinite(value):
@@ -238,7 +254,7 @@ class _Run:
     def save(self) -> None:
         """Write the state for ``resume``; the three files change places together, after all are written."""
         state = {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "recipe": json.dumps(self.recipe()),
             "step": self.step,
             "recent": self._recent,
@@ -267,16 +283,16 @@ class _Run:
                 f"{self.out_dir} holds a run of {recipe['part']} with another configuration; "
                 f"give an empty folder, or the same options to resume it"
             )
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         for key, value in load_file(self.out_dir / "weights.safetensors").items():
             self.parameters[key].data.copy_(value)
         for key, value in load_file(self.out_dir / "average.safetensors").items():
             self.average[key].copy_(value)
         self.curve = [(int(step), float(loss)) for step, loss in recipe["curve"]]
         self.figures = recipe.get("monitored", [])
-        # Runs written before the step was kept: every step of theirs gave each parameter a gradient.
-        self.step = int(state["step"] if "step" in state else state["optimizer"]["state"][0]["step"])
-        self._recent = state.get("recent", [])
+        self.step = int(state["step"])
+        self._recent = state["recent"]
         self.seconds = float(recipe["seconds"])
 
 

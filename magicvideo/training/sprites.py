@@ -22,6 +22,7 @@ from magicvideo.backbone import extract_motion_adapter, inflate, zero_motion_out
 from magicvideo.components import Components, load_components, save_components
 from magicvideo.errors import MagicVideoError
 from magicvideo.noise_prior import MIXED_SHARE
+from magicvideo.pipeline import check_device
 from magicvideo.sprites import architecture
 from magicvideo.sprites.render import frame_times, render
 from magicvideo.sprites.scene import sample_scene
@@ -40,9 +41,10 @@ from magicvideo.training.diffusion import (
     train_text_to_image,
     train_video_to_video,
 )
+from magicvideo.training.gaps import gap_pool
 from magicvideo.training.judge import train_judge
 from magicvideo.training.loop import TrainConfig, save_tensors, sha256_of, write_json
-from magicvideo.training.vfi import gap_pool, train_vfi
+from magicvideo.training.vfi import train_vfi
 from magicvideo.vfi.interpolator import Interpolator
 
 LOW, HIGH = 152, 264  # sides of I2V's and V2V's frames in pixels
@@ -54,44 +56,29 @@ AUTOENCODER = TrainConfig(
 DECODER = TrainConfig(
     steps=900, batch_size=16, learning_rate=1e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.8, seed=7
 )
-T2I_BASE = TrainConfig(
-    steps=1000, batch_size=32, learning_rate=1e-3, seed=1, cooldown=0.0, ema_decay=0.0, save_every=250
+T2I = TrainConfig(
+    steps=6500,
+    batch_size=40,
+    learning_rate=1.5e-3,
+    optimizer="muon",
+    seed=1,
+    warmup=200,
+    cooldown=0.5,
+    ema_decay=0.9985,
+    save_every=250,
 )
-T2I = TrainConfig(steps=1400, batch_size=32, learning_rate=1e-3, seed=4, ema_decay=0.998, save_every=200)
-# Folder, configuration, every which step is a batch of images, whether the frames of a clip share noise.
-I2V = (
-    (
-        "i2v-base",
-        TrainConfig(
-            steps=1000, batch_size=4, learning_rate=5e-4, seed=2, cooldown=0.0, ema_decay=0.0, save_every=200
-        ),
-        2,
-        False,
-    ),
-    (
-        "i2v-mixed",
-        TrainConfig(
-            steps=520, batch_size=4, learning_rate=1e-3, seed=5, ema_decay=0.99, cooldown=0.5, save_every=100
-        ),
-        4,
-        True,
-    ),
-    (
-        "i2v",
-        TrainConfig(
-            steps=440,
-            batch_size=4,
-            learning_rate=1e-3,
-            seed=6,
-            warmup=30,
-            ema_decay=0.99,
-            cooldown=0.5,
-            save_every=110,
-        ),
-        5,
-        True,
-    ),
+I2V = TrainConfig(
+    steps=2400,
+    batch_size=4,
+    learning_rate=1e-3,
+    optimizer="muon",
+    seed=2,
+    warmup=100,
+    cooldown=0.6,
+    ema_decay=0.997,
+    save_every=100,
 )
+IMAGE_EVERY = 3  # every which step of I2V is a batch of images
 V2V = TrainConfig(
     steps=120,
     batch_size=2,
@@ -102,29 +89,30 @@ V2V = TrainConfig(
     save_every=60,
     log_every=20,
 )
-RECIPES = ("autoencoder", "decoder", "t2i-base", "t2i", *(name for name, *_ in I2V), "v2v", "judge")
+RECIPES = ("autoencoder", "decoder", "t2i", "i2v", "v2v", "judge")
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
 
-def train_stage(stage: str, root: Path, checkpoint: Path) -> None:
-    """Train one stage (see ``ALL_STAGES``) into ``root``; the last one writes ``checkpoint``.
+def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -> None:
+    """Train one stage (see ``ALL_STAGES``) on ``device`` into ``root``; the last one writes ``checkpoint``.
 
     Raises:
         MagicVideoError: an unknown stage, or one whose predecessors have not been trained yet.
     """
     stages: dict[str, Callable[[], object]] = {
-        "autoencoder": lambda: _autoencoder(root),
-        "decoder": lambda: _decoder(root),
-        "pools": lambda: _pools(root),
-        "t2i": lambda: _t2i(root),
-        "i2v": lambda: _i2v(root),
-        "v2v": lambda: _v2v(root),
-        "interpolator": lambda: _interpolator(root),
-        "judge": lambda: train_judge(root / "judge"),
+        "autoencoder": lambda: _autoencoder(root, device),
+        "decoder": lambda: _decoder(root, device),
+        "pools": lambda: _pools(root, device),
+        "t2i": lambda: _t2i(root, device),
+        "i2v": lambda: _i2v(root, device),
+        "v2v": lambda: _v2v(root, device),
+        "interpolator": lambda: _interpolator(root, device),
+        "judge": lambda: train_judge(root / "judge", device=device),
         "assemble": lambda: assemble(root, checkpoint),
     }
     if stage not in stages:
         raise MagicVideoError(f"unknown training stage {stage!r}; known: {', '.join(ALL_STAGES)}")
+    check_device(device)
     root.mkdir(parents=True, exist_ok=True)
     stages[stage]()
 
@@ -175,30 +163,30 @@ def build_feature_extractor() -> CLIPImageProcessor:
     )
 
 
-def _autoencoder(root: Path) -> None:
+def _autoencoder(root: Path, device: str) -> None:
     torch.manual_seed(AUTOENCODER.seed)
-    vae = build_autoencoder().to(memory_format=torch.channels_last)
+    vae = build_autoencoder().to(device, memory_format=torch.channels_last)
     pool = frame_pool(4000, LOW, 1)
     train_autoencoder(vae, pool, AUTOENCODER, root / "autoencoder")
     vae.save_pretrained(root / "autoencoder" / "vae")
 
 
-def _decoder(root: Path) -> None:
+def _decoder(root: Path, device: str) -> None:
     """Fit the decoder alone further: sharper frames from the same latents."""
-    vae = _vae(root).train()
+    vae = _vae(root).to(device).train()
     train_autoencoder(vae, frame_pool(4000, LOW, 2), DECODER, root / "decoder", decoder_only=True)
     vae.save_pretrained(root / "decoder" / "vae")
 
 
-def _pools(root: Path) -> None:
+def _pools(root: Path, device: str) -> None:
     """Render and encode all training data, each pool once."""
-    vae, tokenizer = _vae(root), _tokenizer(root)
+    vae, tokenizer = _vae(root).to(device), _tokenizer(root)
     folder = root / "pools"
     folder.mkdir(exist_ok=True)
     makers: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
-        "frames_low": lambda: _frame_latents(vae, tokenizer, 10_000, LOW, 11),
-        "frames_high": lambda: _frame_latents(vae, tokenizer, 3_000, HIGH, 12),
-        "clips_low": lambda: _clip_latents(vae, tokenizer, 800, LOW, 21, stride=1),
+        "frames_low": lambda: _frame_latents(vae, tokenizer, 30_000, LOW, 61),
+        "frames_high": lambda: _frame_latents(vae, tokenizer, 12_000, HIGH, 62),
+        "clips_low": lambda: _clip_latents(vae, tokenizer, 2000, LOW, 21, stride=1),
         "clips_high": lambda: _clip_latents(vae, tokenizer, 200, HIGH, 22, stride=2),
     }
     for name, make in makers.items():
@@ -257,38 +245,40 @@ def _frames(video: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(video).permute(0, 3, 1, 2).contiguous()
 
 
-def _t2i(root: Path) -> None:
-    """Train the image model: first every pixel and noise level alike, then objects and high noise above all."""
+def _t2i(root: Path, device: str) -> None:
+    """Train the image model and its text encoder at both resolutions."""
     tokenizer = _tokenizer(root)
-    torch.manual_seed(T2I_BASE.seed)
-    unet = architecture.build_unet().to(memory_format=torch.channels_last)
-    text_encoder = architecture.build_text_encoder(len(tokenizer))
-    pools = [(_frame_pool(root, "frames_low"), 32, 0.7), (_frame_pool(root, "frames_high"), 12, 0.3)]
-    for config, name, even in ((T2I_BASE, "t2i-base", True), (T2I, "t2i", False)):
-        scheduler = architecture.build_scheduler()
-        batches = ImageBatches(pools, unet, text_encoder, tokenizer, scheduler, config.seed, even=even)
-        train_text_to_image(batches, config, root / name)
+    torch.manual_seed(T2I.seed)
+    unet = architecture.build_unet().to(device, memory_format=torch.channels_last)
+    text_encoder = architecture.build_text_encoder(len(tokenizer)).to(device)
+    pools = [
+        (_frame_pool(root, "frames_low"), T2I.batch_size, 0.5),
+        (_frame_pool(root, "frames_high"), 16, 0.5),
+    ]
+    scheduler = architecture.build_scheduler()
+    batches = ImageBatches(pools, unet, text_encoder, tokenizer, scheduler, T2I.seed, compile_unet=True)
+    train_text_to_image(batches, T2I, root / "t2i")
     unet.save_pretrained(root / "t2i" / "unet")
     text_encoder.save_pretrained(root / "t2i" / "text_encoder")
 
 
-def _i2v(root: Path) -> None:
-    """Train I2V jointly on clips and images, in the phases of ``I2V``."""
-    tokenizer, parts = _tokenizer(root), _new_video(root)
+def _i2v(root: Path, device: str) -> None:
+    """Train I2V jointly on clips and images."""
+    tokenizer, parts = _tokenizer(root), _to(device, _new_video(root))
     scheduler = architecture.build_scheduler()
     clips = _video_pool(root, "clips_low")
-    pools = [(_frame_pool(root, "frames_low"), 24, 0.6), (_frame_pool(root, "frames_high"), 8, 0.4)]
-    videos = VideoBatches(clips, parts, tokenizer, scheduler, seed=0, clips=4, frames=FRAMES)
-    images = ImageBatches(pools, parts.image_unet, parts.text_encoder, tokenizer, scheduler, seed=0)
-    for name, config, image_every, mixed in I2V:
-        videos.seed = images.seed = config.seed
-        videos.shared_noise = MIXED_SHARE if mixed else 0.0
-        train_image_to_video(videos, images, config, root / name, image_every=image_every)
+    pools = [(_frame_pool(root, "frames_low"), 40, 0.5), (_frame_pool(root, "frames_high"), 16, 0.5)]
+    # Frames share half their noise from the start: they hold together much earlier than with noise of their own.
+    videos = VideoBatches(
+        clips, parts, tokenizer, scheduler, seed=I2V.seed, clips=4, frames=FRAMES, shared_noise=MIXED_SHARE
+    )
+    images = ImageBatches(pools, parts.image_unet, parts.text_encoder, tokenizer, scheduler, I2V.seed)
+    train_image_to_video(videos, images, I2V, root / "i2v", image_every=IMAGE_EVERY)
     _save_video(parts, root / "i2v")
 
 
-def _v2v(root: Path) -> None:
-    parts = _load_video(root, "i2v")
+def _v2v(root: Path, device: str) -> None:
+    parts = _to(device, _load_video(root, "i2v"))
     videos = VideoBatches(
         _video_pool(root, "clips_high"),
         parts,
@@ -303,9 +293,9 @@ def _v2v(root: Path) -> None:
     _save_video(parts, root / "v2v")
 
 
-def _interpolator(root: Path) -> None:
+def _interpolator(root: Path, device: str) -> None:
     pool, validation = gap_pool(300, HIGH, seed=0), gap_pool(12, HIGH, seed=1, split="held_out")
-    train_vfi(root / "interpolator", pool=pool, validation=validation)
+    train_vfi(root / "interpolator", device=device, pool=pool, validation=validation)
 
 
 def _new_video(root: Path) -> VideoParts:
@@ -335,6 +325,12 @@ def _modules(parts: VideoParts) -> dict[str, torch.nn.Module]:
         "image_encoder": parts.image_encoder,
         "text_encoder": parts.text_encoder,
     }
+
+
+def _to(device: str, parts: VideoParts) -> VideoParts:
+    for module in (parts.image_unet, *_modules(parts).values()):
+        module.to(device)
+    return parts
 
 
 def _save_video(parts: VideoParts, folder: Path) -> None:

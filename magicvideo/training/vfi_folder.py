@@ -8,15 +8,10 @@ from torch import Tensor, nn
 from magicvideo.errors import MagicVideoError
 from magicvideo.pipeline import MagicVideoPipeline
 from magicvideo.training.folder import ClipError, VideoFolder
+from magicvideo.training.gaps import THIRDS
 from magicvideo.training.loop import step_rng, torch_generator, train, write_json
 from magicvideo.training.recipe import VFIRecipe
-from magicvideo.training.vfi import (
-    THIRDS,
-    GapBatch,
-    build_discriminators,
-    generator_loss,
-    reconstruction_loss,
-)
+from magicvideo.training.vfi import GapBatch, build_discriminators, generator_loss, reconstruction_loss
 from magicvideo.vfi.ema import load_published
 from magicvideo.vfi.interpolator import Interpolator
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import magicvideo
-from magicvideo.training.vfi import THIRDS, GapPool, evaluate, gap_pool
+from magicvideo.training.gaps import THIRDS, GapPool, gap_pool
+from magicvideo.training.vfi import evaluate
 from magicvideo.vfi.baselines import fade, hold
 from magicvideo.vfi.interpolator import Interpolator
 

@@ -12,16 +12,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import ModuleDict
 
+from magicvideo.training.gaps import GapPool, gap_pool
 from magicvideo.training.vfi import (
     GapBatch,
-    GapPool,
     build_discriminators,
     build_interpolator,
     cadence_loss,
     charbonnier,
     draw_batch,
     evaluate,
-    gap_pool,
     generator_loss,
     laplacian_loss,
     reconstruction_loss,
