@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[all,dev]'
 	@touch $@
 
-demo: $(STAMP) ## Prompts to videos, scores, a study and one report
-	@$(BIN)/magicvideo demo --dir demo
+demo: $(STAMP) ## A bench, an ablation, a gate, a study and one report over them
+	@$(ENV) $(BIN)/magicvideo demo --dir demo
 
 arena: $(STAMP) ## Vote on the demo's study in the browser
 	@$(BIN)/magicvideo arena serve --db sqlite:///demo/magicvideo.db

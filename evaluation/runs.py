@@ -15,9 +15,12 @@ from sqlalchemy.orm import Session
 from tqdm import tqdm
 
 from arena import catalogue
+from arena.columns import now_utc
 from arena.database import Database
 from arena.models import Prompt, Run, Video
 from arena.models import System as SystemRow
+from arena.outcomes import Outcome
+from evaluation.engine import scratch
 from evaluation.engine.record import Job, VideoRecord
 from evaluation.engine.serial import SerialEngine
 from evaluation.engine.store import FolderStore, VideoStore
@@ -86,9 +89,17 @@ def run_jobs(
     seeds: Sequence[int],
     store: VideoStore,
     engine: Engine,
+    copies: bool = True,
     progress: bool = True,
 ) -> RunSummary:
-    """Bring store and database to every video of ``systems`` x ``prompts`` x ``seeds``; see ``make_videos``."""
+    """Bring store and database to every video of ``systems`` x ``prompts`` x ``seeds``; see ``make_videos``.
+
+    Args:
+        store: keeps the videos.
+        engine: makes them.
+        copies: whether the database holds the videos' bytes, so that it alone suffices for a study, or only names
+            their addresses in the store.
+    """
     _check(systems, prompts, seeds)
     jobs = [Job.of(system, prompt, seed) for prompt in prompts for seed in seeds for system in systems]
     with database.reading() as session:
@@ -97,7 +108,7 @@ def run_jobs(
     store.recover()
     missing = [job for job in jobs if (job.system, job.prompt, job.seed) not in recorded]
     _register(database, systems, prompts)
-    recorder = _Recorder(database, systems, store)
+    recorder = _Recorder(database, systems, store, copies)
     outcomes: list[VideoRecord] = []
     todo: list[Job] = []
     for job in missing:
@@ -115,6 +126,7 @@ def run_jobs(
             bar.set_postfix_str(_ill(outcomes))
     recorder.finish()
     store.recover()
+    scratch.sweep()
     made = sum(record.outcome == "made" for record in outcomes)
     return RunSummary(made=made, reused=len(jobs) - len(missing), outcomes=tuple(outcomes))
 
@@ -173,29 +185,63 @@ def _register(database: Database, systems: Sequence[System], prompts: Sequence[s
 
 
 class _Recorder:
-    """Enters finished videos into the database."""
+    """Enters into the database what became of each job."""
 
-    def __init__(self, database: Database, systems: Sequence[System], store: VideoStore) -> None:
-        self.database, self.store = database, store
+    def __init__(
+        self, database: Database, systems: Sequence[System], store: VideoStore, copies: bool
+    ) -> None:
+        self.database, self.store, self.copies = database, store, copies
         self.systems = {system.name: system for system in systems}
         self.provenance = collect()
 
     def add(self, record: VideoRecord) -> None:
-        """Enter a record if it is of a video."""
+        """Enter a record, and its video if there is one."""
         if record.outcome != "made":
+            with self.database.session() as session:
+                self._enter(session, record)
             return
-        system = self.systems[record.system]
-        job = Job.of(system, record.prompt, record.seed)
+        job = Job.of(self.systems[record.system], record.prompt, record.seed)
         with self.store.opened(job) as path, self.database.session() as session:
-            row = catalogue.ensure_system(session, system.name, config_digest=system.config_digest)
+            self._enter(session, record, path, None if self.copies else self.store.url(job))
+
+    def _enter(
+        self, session: Session, record: VideoRecord, path: Path | None = None, url: str | None = None
+    ) -> None:
+        system = self.systems[record.system]
+        row = catalogue.ensure_system(session, system.name, config_digest=system.config_digest)
+        prompt = catalogue.ensure_prompt(session, record.prompt)
+        video = None
+        if path is not None:
             run = _open_run(session, row, system, record.seed, self.provenance)
-            prompt = catalogue.ensure_prompt(session, record.prompt)
-            catalogue.add_video(session, row, prompt, path, seed=record.seed, run=run)
+            video = catalogue.add_video(session, row, prompt, path, seed=record.seed, run=run, kept_at=url)
+        session.merge(_outcome(record, row, prompt, video))
 
     def finish(self) -> None:
         """Mark this run's runs as finished."""
         with self.database.session() as session:
             _finish_runs(session, self.systems)
+
+
+def _outcome(record: VideoRecord, system: SystemRow, prompt: Prompt, video: Video | None) -> Outcome:
+    return Outcome(
+        system_id=system.id,
+        prompt_id=prompt.id,
+        seed=record.seed,
+        outcome=record.outcome,
+        reason=record.reason,
+        video_id=None if video is None else video.id,
+        config_digest=record.config_digest,
+        model=record.model,
+        seed_used=record.seed_used,
+        requested=dict(record.requested),
+        seconds=record.seconds,
+        attempts=record.attempts,
+        cost=record.cost,
+        currency=record.currency,
+        remote_id=record.remote_id,
+        device=record.device,
+        created_at=now_utc(),
+    )
 
 
 def _open_run(session: Session, row: SystemRow, system: System, seed: int, provenance: Provenance) -> Run:

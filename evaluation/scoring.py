@@ -23,6 +23,7 @@ from sqlalchemy.orm import Session
 from arena import catalogue, media
 from arena.database import Database
 from arena.models import Score, System, Video
+from evaluation.engine.scratch import scratch_folder, unusable
 from evaluation.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -135,20 +136,28 @@ class _Scoring:
             return 0, []
         with self.database.reading() as session:
             known = _known(session, videos)
-        # Signatures are known only after a measurement; the first batch shows them.
-        first = [video for video in videos if not known.get(video.id)] or list(videos[:1])
-        signatures, failures = self._measure(first)
-        measured = {video.id for video in first}
-        rest = [video for video in videos if video.id not in measured and not signatures <= known[video.id]]
-        failures += self._measure(rest)[1]
-        return len(first) + len(rest), failures
+        new = [video for video in videos if not known[video.id]]
+        old = [video for video in videos if known[video.id]]
+        measured = {video.id for video in new}
+        signatures, failures = self._measure(new, self.of_videos)
+        if new:
+            old = [video for video in old if not signatures <= known[video.id]]
+        for metric in self.of_videos if old else ():
+            # Signatures are known only after a measurement; the first video shows those of a metric.
+            signatures, found = self._measure(old[:1], [metric])
+            todo = [video for video in old[1:] if not signatures <= known[video.id]]
+            failures += found + self._measure(todo, [metric])[1]
+            measured |= {video.id for video in (*old[:1], *todo)}
+        return len(measured), list(dict.fromkeys(failures))
 
-    def _measure(self, videos: Sequence[Video]) -> tuple[set[tuple[str, str]], list[str]]:
+    def _measure(
+        self, videos: Sequence[Video], metrics: Sequence[str]
+    ) -> tuple[set[tuple[str, str]], list[str]]:
         signatures: set[tuple[str, str]] = set()
         failures: list[str] = []
         for batch in _batches(videos, BATCH):
             with self._files(batch) as paths:
-                table = self._table(paths, batch, self.of_videos)
+                table = self._table(paths, batch, metrics)
             by_path = dict(zip(paths, batch, strict=True))
             with self.database.session() as session:
                 for row in table.rows:
@@ -200,11 +209,15 @@ class _Scoring:
     @contextmanager
     def _files(self, videos: Sequence[Video]) -> Iterator[list[Path]]:
         """Lay the videos' stored bytes out as files for the time of a measurement."""
-        with tempfile.TemporaryDirectory(prefix="magicvideo-scoring-") as folder:
+        with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
             paths = [Path(folder) / f"{video.id}.mp4" for video in videos]
             with self.database.reading() as session:
                 for path, video in zip(paths, videos, strict=True):
-                    path.write_bytes(media.read(session, video.media_sha256))
+                    data = media.read(session, video.media_sha256)
+                    try:
+                        path.write_bytes(data)
+                    except OSError as error:
+                        raise unusable(error) from error
             yield paths
 
 
@@ -226,7 +239,7 @@ def _temporal_of_set(
     session: Session, videos: Sequence[Video]
 ) -> tuple[str, str, float | None, str | None, int] | None:
     """Average the temporal score; a frozen video counts 0, the worst, unless its prompt asks for that."""
-    from metrics.temporal import asks_for_motion
+    from metrics.stillness import asks_for_motion
 
     rows = session.execute(
         select(Score.video_id, Score.metric, Score.signature, Score.value)

@@ -1,5 +1,6 @@
 """Read a YAML file into a pydantic model; what is wrong is said with file, line, key and what is allowed."""
 
+import re
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,11 +8,15 @@ from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from evaluation.errors import EvaluationError
 
 Model = TypeVar("Model", bound=BaseModel)
 Location = Sequence[str | int]
+_ORDER = {"extra_forbidden": 0, "missing": 2}  # a mistyped key says more than the one that is then missing
+_MISFIT = "misfit"
+_MAPPING = re.compile(r"a valid dictionary( or instance of \w+)?")
 
 
 def read_yaml(path: Path, model: type[Model]) -> Model:
@@ -25,13 +30,15 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise EvaluationError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise EvaluationError(f"{path} cannot be read: it is no UTF-8 text (byte {error.start})") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise EvaluationError(f"{path}, line {line}: this is no YAML ({error.problem})") from error
-    except yaml.YAMLError as error:
-        raise EvaluationError(f"{path} is no YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # e.g. the date 2024-99-99
+        raise EvaluationError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     if root is None or not isinstance(values, dict):
         raise EvaluationError(f"{path} is empty or no mapping; allowed keys: {', '.join(model.model_fields)}")
     _refuse_repeated_keys(path, root)
@@ -41,9 +48,16 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
         raise EvaluationError(_sentence(path, root, model, error)) from error
 
 
+def misfit(key: str, message: str) -> PydanticCustomError:
+    """Return the error of a validator of a whole model that is to be shown at the line of ``key``."""
+    return PydanticCustomError(_MISFIT, "{message}", {"message": message, "key": key})
+
+
 def _sentence(path: Path, root: yaml.Node, model: type[BaseModel], error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
+    first = min(error.errors(include_url=False), key=lambda item: _ORDER.get(item["type"], 1))
     location = [part for part in first["loc"] if part != "[key]"]
+    if first["type"] == _MISFIT:
+        location.append(first["ctx"]["key"])
     where = f"{path}, line {_line(root, location)}"
     key = ".".join(str(part) for part in location) or "the file"
     if first["type"] == "extra_forbidden":
@@ -51,7 +65,8 @@ def _sentence(path: Path, root: yaml.Node, model: type[BaseModel], error: Valida
         return f"{where}: unknown key {key!r}; allowed here: {', '.join(known)}"
     if first["type"] == "missing":
         return f"{where}: the key {key!r} is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    message = _MAPPING.sub("a mapping", message)
     message = message[:1].lower() + message[1:]
     got = first["input"]
     shown = f", got {got!r}" if isinstance(got, str | int | float | bool | None) else ""

@@ -1,5 +1,6 @@
 """Read an ablation's values and say what every part is worth."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -82,7 +83,7 @@ class StepRow:
 
 @dataclass(frozen=True, kw_only=True)
 class AblationResult:
-    """What an ablation shows."""
+    """What an ablation shows; ``study`` is the one of full against each arm, if there is one."""
 
     prompts: int
     seeds: int
@@ -93,11 +94,13 @@ class AblationResult:
     cost: AblationCost
     notes: tuple[str, ...] = ()
     examples: tuple[dict[str, Any], ...] = ()
+    study: str | None = None
     reproduce: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON."""
-        return asdict(self) | {"saved": self.cost.saved}
+        """Return plain data for JSON; an interval's end is None where it is infinite."""
+        found: dict[str, Any] = _finite(asdict(self) | {"saved": self.cost.saved})
+        return found
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row an arm and metric."""
@@ -112,6 +115,14 @@ class AblationResult:
                 }
             flat.append(values)
         return pd.DataFrame(flat)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def analyse(

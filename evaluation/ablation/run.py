@@ -1,5 +1,6 @@
 """Run an ablation: its arms as a bench, then the comparison, example clips and a study if wanted."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,13 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from arena import catalogue, report_data, studies
-from arena.database import Database
+from arena.database import Database, shown
 from arena.errors import StudyError
 from arena.protocol import Protocol
 from evaluation.ablation.analysis import AblationResult, ArmRow, analyse
 from evaluation.ablation.arms import FULL, arms_of, systems_of
 from evaluation.ablation.cost import cost_of
-from evaluation.ablation.outputs import write_result
+from evaluation.ablation.outputs import RESULT, write_result
 from evaluation.ablation.specification import AblationSpec, read_ablation
 from evaluation.bench.manifest import Manifest
 from evaluation.bench.run import Workspace, all_records, opened, reference_videos, run_workspace
@@ -26,14 +27,14 @@ from evaluation.scoring import score_system
 
 
 def run_ablation(
-    file: Path, *, study: str | None = None, votes_per_pair: int = 1, progress: bool = True
+    file: Path, *, study: str | None = None, votes_per_pair: int | None = None, progress: bool = True
 ) -> AblationResult:
     """Do what an ablation file asks for, as far as it is not done, and write the result into its folder.
 
     Args:
         file: see ``evaluation.ablation.specification.TEMPLATE``.
         study: name of a study of the full system against each arm, made or read.
-        votes_per_pair: of that study.
+        votes_per_pair: of that study while it is a draft; as it is, or 1, if None.
         progress: show bars.
 
     Raises:
@@ -42,6 +43,7 @@ def run_ablation(
     spec = read_ablation(file)
     arms = arms_of(spec)
     workspace = Workspace.of(spec, systems_of(spec, arms), file)
+    study = study or _earlier_study(workspace.folder)
     bench = run_workspace(workspace, file, progress=progress)
     store = open_store(workspace.store_place)
     systems = workspace.built()
@@ -55,13 +57,9 @@ def run_ablation(
         ends = [record for record in records if "@" not in record.system]
         result = analyse(spec, arms, scores, cost_of(ends), prompts=len(workspace.prompts))
         if study is not None:
-            protocol = Protocol(
-                candidate=FULL,
-                competitors=tuple(arm.name for arm in arms[1:]),
-                votes_per_pair=votes_per_pair,
-            )
+            competitors = [arm.name for arm in arms[1:]]
             with database.session() as session:
-                studies.create_study(session, study, protocol, prompts=workspace.prompts)
+                notes += _drafted(session, study, competitors, votes_per_pair, workspace.prompts)
             with database.reading() as session:
                 result = replace(result, rows=tuple(_with_people(session, study, result.rows)))
     examples = _examples(spec, scores, result, systems, store, workspace.folder)
@@ -70,8 +68,10 @@ def run_ablation(
         result,
         notes=(*bench.notes, *notes, *result.notes),
         examples=tuple(examples),
+        study=study,
         reproduce={
-            "command": f"magicvideo ablate {file.name}",
+            "command": f"magicvideo ablate {file.name}" + (f" --study {study}" if study else ""),
+            "database": shown(workspace.database_url),
             **{key: run[key] for key in ("id", "git_commit", "git_dirty", "packages", "config_digest")},
         },
     )
@@ -98,6 +98,49 @@ def _score_matched(
         f"arms have {', '.join(f'{rate:g}' for rate in rates)} frames per second: metrics of time are given at their "
         f"own rate and at {rates[0]:g}"
     ]
+
+
+def _earlier_study(folder: Path) -> str | None:
+    """Return the study that an earlier run of this ablation drafted."""
+    try:
+        found: str | None = json.loads((folder / RESULT).read_text("utf-8")).get("study")
+    except (OSError, ValueError):
+        return None  # written again at the end of this run
+    return found
+
+
+def _drafted(
+    session: Session, name: str, arms: Sequence[str], votes_per_pair: int | None, prompts: Sequence[str]
+) -> list[str]:
+    """Draft the study of full against the arms; one that is open stays as it is.
+
+    Returns:
+        Sentences on arms that an opened study does not hold.
+
+    Raises:
+        EvaluationError: the name belongs to a study of something else.
+    """
+    known = next((item for item in studies.list_studies(session) if item.slug == name), None)
+    protocol = Protocol(candidate=FULL, competitors=tuple(arms), votes_per_pair=votes_per_pair or 1)
+    if known is None:
+        studies.create_study(session, name, protocol, prompts=prompts)
+        return []
+    if known.kind != "arena" or known.protocol["candidate"] != FULL:
+        raise EvaluationError(
+            f"the study {name!r} is not one of {FULL} against its arms; choose another name"
+        )
+    planned = studies.study_protocol(known)
+    if known.state == "draft":
+        wanted = votes_per_pair or planned.votes_per_pair
+        planned = replace(planned, competitors=tuple(arms), votes_per_pair=wanted)
+        studies.create_study(session, name, planned, prompts=prompts, replace=True)
+        return []
+    later = [arm for arm in arms if arm not in planned.competitors]
+    return (
+        [f"the study {name} was opened before {', '.join(later)} came: nobody is asked about it"]
+        if later
+        else []
+    )
 
 
 def _with_people(session: Session, study: str, rows: Sequence[ArmRow]) -> list[ArmRow]:

@@ -24,7 +24,7 @@ from evaluation.runs import Engine, RunSummary, run_jobs
 from evaluation.scoring import score_system
 from evaluation.systems.base import System
 from evaluation.systems.imported import ImportedSystem
-from evaluation.systems.specification import Builder, SystemSpec
+from evaluation.systems.specification import Builder, SystemSpec, resolved
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -83,6 +83,14 @@ class Workspace:
         if place is None:
             return str(self.folder / "videos")
         return place if "://" in place else str(self.base / place)
+
+    def reference(self) -> list[Path] | None:
+        """Return the real videos, None if none are asked for.
+
+        Raises:
+            EvaluationError: their folder holds none.
+        """
+        return None if self.spec.reference is None else reference_videos(self.base / self.spec.reference)
 
     def builder(self) -> Builder:
         """Return what builds the systems in this process."""
@@ -154,6 +162,7 @@ def run_workspace(workspace: Workspace, file: Path, *, progress: bool = True) ->
         store = open_store(workspace.store_place)
         records: list[VideoRecord] = []
         try:
+            reference = workspace.reference()
             videos = run_jobs(
                 database,
                 systems,
@@ -161,10 +170,11 @@ def run_workspace(workspace: Workspace, file: Path, *, progress: bool = True) ->
                 seeds=workspace.spec.seeds,
                 store=store,
                 engine=workspace.engine(),
+                copies=workspace.spec.copies,
                 progress=progress,
             )
             records = list(videos.outcomes)
-            scored, unmeasured = _score(workspace, database, systems, progress)
+            scored, unmeasured = _score(workspace, database, systems, reference, progress)
             notes = [*_matches(workspace, systems), *_gaps(videos), *unmeasured]
         except BaseException:
             manifest.end("failed", records)
@@ -229,7 +239,12 @@ def _described(workspace: Workspace, systems: Sequence[System], file: Path) -> d
         "file": file.name,
         "config_digest": hashlib.sha256(spec.model_dump_json().encode()).hexdigest(),
         "systems": {
-            system.name: {"config_digest": system.config_digest, "config": dict(system.config)}
+            system.name: {
+                "adapter": resolved(system.name, workspace.systems[system.name]).adapter,
+                "card": workspace.systems[system.name].card,
+                "config_digest": system.config_digest,
+                "config": dict(system.config),
+            }
             for system in systems
         },
         "prompts": [
@@ -251,12 +266,15 @@ def _described(workspace: Workspace, systems: Sequence[System], file: Path) -> d
 
 
 def _score(
-    workspace: Workspace, database: Database, systems: Sequence[System], progress: bool
+    workspace: Workspace,
+    database: Database,
+    systems: Sequence[System],
+    reference: Sequence[Path] | None,
+    progress: bool,
 ) -> tuple[int, list[str]]:
     spec = workspace.spec
     if not spec.metrics:
         return 0, []
-    reference = None if spec.reference is None else reference_videos(workspace.base / spec.reference)
     scored, notes = 0, []
     for system in systems:
         with database.reading() as session:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evaluation.errors import EvaluationError
-from evaluation.prompts import PromptSuite, load_file, load_suite
+from evaluation.prompts import PromptSuite, known_suites, load_file, load_suite
 from evaluation.systems.specification import SystemSpec
-from evaluation.yaml_file import read_yaml
+from evaluation.yaml_file import misfit, read_yaml
 
 if TYPE_CHECKING:
     from metrics.scorer import ScoreOptions
@@ -58,12 +58,16 @@ metrics: [clip, temporal] # `magicvideo metrics list`; leave out to generate onl
 # reference: real-videos  # folder of mp4 files, for fvd and kvd
 # scoring: {{temporal_sampling: "fps:8"}}
 
+# store: s3://bucket/videos     # a folder or an fsspec address; default: videos in folder
+# database: postgresql://user@host/name
+# copies: false           # the database names the videos' addresses in the store and holds no copy of them
+
 engine:
   workers: 1              # processes
   devices: [cpu]          # e.g. [cuda:0, cuda:1], taken in turn
   attempts: 3             # tries where a failure may pass by itself
   # timeout: 600          # seconds for one video
-  # ray: auto             # auto, local, or the address of a cluster
+# engine: {{ray: auto, gpus: 1}}  # instead: a Ray cluster; auto, local, or its address
 """
 
 
@@ -91,6 +95,13 @@ class PromptSource(BaseModel):
     seed: int = 0
     variant: str | None = None
 
+    @field_validator("suite")
+    @classmethod
+    def _known(cls, suite: str | None) -> str | None:
+        if suite is not None and suite not in known_suites():
+            raise ValueError(f"unknown prompt suite; known: {', '.join(known_suites())}")
+        return suite
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if sum(value is not None for value in (self.suite, self.file, self.texts)) != 1:
@@ -117,12 +128,13 @@ class EngineSpec(BaseModel):
     """Where videos are made.
 
     Attributes:
-        workers: processes; with Ray, videos in work at once (all the cluster can take if None there).
+        workers: processes.
         devices: taken by workers in turn.
         attempts: tries where a failure may pass by itself.
         crashes: tries of a video that ends its process.
         timeout: seconds for one video.
-        ray: ``auto`` or an address for a cluster that exists, ``local`` to start one here; None for processes.
+        ray: ``auto`` or an address for a cluster that exists, ``local`` to start one here; None for processes
+            on this machine, which ``workers``, ``devices`` and ``timeout`` are for.
         gpus: accelerators a video needs, with Ray.
     """
 
@@ -134,6 +146,19 @@ class EngineSpec(BaseModel):
     timeout: Annotated[float, Field(gt=0)] | None = None
     ray: str | None = None
     gpus: Annotated[float, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        of_processes = sorted({"workers", "devices", "timeout"} & self.model_fields_set)
+        if self.ray is not None and of_processes:
+            raise misfit(
+                "ray",
+                f"does not go with {', '.join(of_processes)}, which are for processes on this machine; beside ray give "
+                "attempts, crashes and gpus",
+            )
+        if self.ray is None and self.gpus:
+            raise misfit("gpus", "belongs to ray; without it name the accelerators in devices")
+        return self
 
 
 class ScoringSpec(BaseModel):
@@ -169,6 +194,7 @@ class RunSpec(BaseModel):
         folder: of everything the run makes.
         database: URL; a SQLite file in ``folder`` if None.
         store: folder or fsspec URL of the videos; ``videos`` in ``folder`` if None.
+        copies: whether the database holds the videos too, or only their addresses in the store.
         prompts: sources, in order.
         seeds: each prompt is made with each.
         metrics: names in the registry.
@@ -181,6 +207,7 @@ class RunSpec(BaseModel):
     folder: Path | None = None
     database: str | None = None
     store: str | None = None
+    copies: bool = True
     prompts: Annotated[tuple[PromptSource, ...], Field(min_length=1)]
     seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
     metrics: tuple[str, ...] = ()
@@ -198,20 +225,23 @@ class RunSpec(BaseModel):
     @field_validator("metrics")
     @classmethod
     def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        from metrics.registry import METRICS
+        from metrics.errors import MetricError
+        from metrics.registry import metric_info
 
         for name in metrics:
-            if name not in METRICS:
-                raise ValueError(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
+            try:
+                metric_info(name)
+            except MetricError as error:
+                raise ValueError(str(error)) from error
         return metrics
 
     @model_validator(mode="after")
     def _has_reference(self) -> Self:
-        from metrics.registry import METRICS
+        from metrics.registry import metric_info
 
-        needing = [name for name in self.metrics if "reference" in METRICS[name].needs]
+        needing = [name for name in self.metrics if "reference" in metric_info(name).needs]
         if needing and self.reference is None:
-            raise ValueError(f"the metric {needing[0]!r} needs reference, a folder of real videos")
+            raise misfit("metrics", f"{needing[0]!r} needs reference, a folder of real videos")
         return self
 
 

@@ -13,7 +13,9 @@ def ablate(
         str | None,
         typer.Option(help="Also draft this study of the full system against each arm, or read its votes."),
     ] = None,
-    votes_per_pair: Annotated[int, typer.Option(min=1, help="Evaluators for each pair of the study.")] = 1,
+    votes_per_pair: Annotated[
+        int | None, typer.Option(min=1, help="Evaluators for each pair of the study; 1 by default.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")] = False,
 ) -> None:
     """Compare a pipeline with itself without each part; run it again to resume or to add."""
@@ -30,10 +32,15 @@ def ablate(
         return
     from evaluation.ablation.outputs import to_markdown
     from evaluation.ablation.run import run_ablation
+    from evaluation.ablation.specification import read_ablation
 
+    folder = file.parent / (read_ablation(file).folder or file.stem)
     result = run_ablation(file, study=study, votes_per_pair=votes_per_pair, progress=not quiet)
-    typer.echo(to_markdown(result))
-    if study is not None:
+    typer.echo(to_markdown(result, file.stem))
+    database = result.reproduce["database"]
+    if result.study is not None:
         typer.echo(
-            f"the study {study!r} holds full against {len(result.arms) - 1} arms; open it to collect votes"
+            f"The study {result.study!r} holds full against each arm; open it to collect votes, and run this again to "
+            f"see them here: magicvideo study open {result.study} --db {database}"
         )
+    typer.echo(f"As a page, with clips: magicvideo report {folder} --db {database}")

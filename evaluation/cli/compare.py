@@ -13,7 +13,7 @@ Prompts = Annotated[
 ]
 Gate = Annotated[Path | None, typer.Option(help="Gate file; `magicvideo compare --init FILE` writes one.")]
 Reference = Annotated[
-    Path | None, typer.Option(help="Folder of real videos, for fvd and kvd.", show_default=False)
+    Path | None, typer.Option(help="Folder of real videos, for fvd, kvd and jedi.", show_default=False)
 ]
 Folder = Annotated[Path, typer.Option("--baselines", help="Folder of named baselines.")]
 Device = Annotated[str, typer.Option(help="torch device of the models.")]
@@ -46,9 +46,10 @@ def compare(
 
     from evaluation.gate import outputs
     from evaluation.gate.specification import TEMPLATE
+    from evaluation.report.write import write_text
 
     if init is not None:
-        outputs.write(init, TEMPLATE)
+        write_text(init, TEMPLATE)
         typer.echo(f"{init}: edit the metrics and tolerances, then give it as --gate")
         return
     if base is None or candidate is None or gate is None:
@@ -79,7 +80,7 @@ def compare(
     content |= {markdown_path: outputs.markdown(result)} if markdown_path else {}
     content |= {junit_path: outputs.junit(result)} if junit_path else {}
     for path, words in content.items():
-        outputs.write(path, words)
+        write_text(path, words)
     raise typer.Exit(result.exit_status)
 
 

@@ -30,6 +30,9 @@ def generate(
         list[str] | None,
         typer.Option(metavar="NAME=SOURCE", help="Take a part from a hub id, folder or file; repeatable."),
     ] = None,
+    adapter: Annotated[
+        Path | None, typer.Option(help="A LoRA, such as `train preference` writes: a folder or file.")
+    ] = None,
     keep_stages: Annotated[
         Path | None, typer.Option(help="Folder for the reference image and each stage's video.")
     ] = None,
@@ -82,7 +85,14 @@ def generate(
             compile=compile_,
         )
     pipe = MagicVideoPipeline.from_pretrained(
-        preset, device=device, dtype=dtype, arm=arm, parts=parts, execution=execution, cache_dir=cache
+        preset,
+        device=device,
+        dtype=dtype,
+        arm=arm,
+        parts=parts,
+        adapter=adapter,
+        execution=execution,
+        cache_dir=cache,
     )
     result = pipe(prompt, seed=seed, image=given)
     write_video(output, result.frames, result.fps)

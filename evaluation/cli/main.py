@@ -6,12 +6,13 @@ import sys
 import typer
 
 from arena.errors import ArenaError
-from evaluation.cli import arena, bench, db, prompts, sprites, study, systems, train
+from evaluation.cli import arena, bench, db, preferences, prompts, sprites, study, systems, train
 from evaluation.cli.ablate import ablate
 from evaluation.cli.compare import baseline_app, compare
 from evaluation.cli.cost import cost
 from evaluation.cli.demo import demo
 from evaluation.cli.generate import generate
+from evaluation.cli.improve import improve
 from evaluation.cli.report import report
 from evaluation.cli.score import metrics_app, score
 from evaluation.errors import EvaluationError
@@ -36,6 +37,7 @@ app.command()(compare)
 app.command()(ablate)
 app.command()(report)
 app.command()(demo)
+app.command()(improve)
 app.add_typer(study.app, name="study")
 app.add_typer(arena.app, name="arena")
 app.add_typer(db.app, name="db")
@@ -46,6 +48,7 @@ app.add_typer(baseline_app, name="baseline")
 app.add_typer(bench.app, name="bench")
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(systems.app, name="systems")
+app.add_typer(preferences.app, name="preferences")
 
 
 def main() -> None:

@@ -53,6 +53,7 @@ def sprites(
     output: Annotated[
         Path | None, typer.Option(help="Where the checkpoint goes; ROOT/checkpoint by default.")
     ] = None,
+    device: Device = "cpu",
     threads: Threads = 1,
 ) -> None:
     """Train the embedded checkpoint from nothing: all stages in order, or the ones named."""
@@ -67,7 +68,7 @@ def sprites(
     names = list(stage or ALL_STAGES)
     typer.echo(describe(names), err=True)
     for name in names:
-        train_stage(name, root, output or root / "checkpoint")
+        train_stage(name, root, output or root / "checkpoint", device)
 
 
 @app.command("recipe")
@@ -86,6 +87,44 @@ def train_recipe(
     """Train what a recipe says; options take the place of its keys."""
     changes = {"checkpoint": checkpoint, "data__source": data, "steps": steps}
     _train(None, file, out, changes, settings, device, cache, threads, dry_run)
+
+
+@app.command()
+def preference(
+    preferences: Annotated[
+        Path, typer.Argument(help="Preference set that `preferences export` or `improve` wrote.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder for the adapter, curve and state.")],
+    checkpoint: Annotated[str, typer.Option(help="What is tuned, and the reference.")] = "sprites",
+    method: Annotated[str, typer.Option(help="dpo, or a baseline: sft, reward-weighted.")] = "dpo",
+    stages: Annotated[
+        str, typer.Option(help="t2i: text-to-image alone; all: the spatial layers of every stage.")
+    ] = "t2i",
+    layers: Annotated[str, typer.Option(help="spatial, or spatial+motion (from videos).")] = "spatial",
+    beta: Annotated[float, typer.Option(help="Bond to the reference, Salesforce's convention.")] = 5000.0,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 400,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other option, e.g. rank=16; repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    device: Device = "cpu",
+    threads: Threads = 1,
+) -> None:
+    """Tune a low-rank adapter on preferences; load it with from_pretrained(..., adapter=OUT/adapter)."""
+    import torch
+
+    from magicvideo.training.preference import ADAPTER, preference_config, tune
+    from magicvideo.training.recipe import parse_setting
+
+    torch.set_num_threads(threads)
+    named = {"checkpoint": checkpoint, "method": method, "stages": stages, "layers": layers}
+    config = preference_config(
+        named | {"beta": beta, "steps": steps} | dict(map(parse_setting, settings or ()))
+    )
+    result = tune(config, preferences, out, device=device)
+    monitored = result.get("monitored")
+    last = monitored[-1] if isinstance(monitored, list) and monitored else {}
+    typer.echo(f"{out / ADAPTER}: {method} after {steps} steps, {last}")
 
 
 @app.command()

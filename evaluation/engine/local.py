@@ -3,6 +3,7 @@
 import logging
 import math
 import multiprocessing
+import os
 import signal
 import time
 from collections import Counter, deque
@@ -47,7 +48,7 @@ class LocalEngine:
         """Describe the pool.
 
         Args:
-            settings: of the workers; ``device`` is replaced by theirs.
+            settings: of the workers; ``device`` is replaced by theirs, ``threads`` by their share of the cores.
             workers: processes.
             devices: e.g. ``cuda:0, cuda:1``.
             crashes: tries of a video that ends its process.
@@ -107,7 +108,8 @@ class _Pool:
         device = self.engine.devices[index % len(self.engine.devices)]
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        settings = replace(self.engine.settings, device=device)
+        share = max(1, _cores() // self.engine.workers)  # more threads than cores would wait for one another
+        settings = replace(self.engine.settings, device=device, threads=share)
         process = context.Process(target=serve, args=(theirs, settings), daemon=True)
         process.start()
         theirs.close()
@@ -214,6 +216,11 @@ def chunks_of(jobs: Sequence[Job]) -> deque[deque[Job]]:
     for job in jobs:
         chunks.setdefault((job.group, job.prompt, job.seed), deque()).append(job)
     return deque(chunks.values())
+
+
+def _cores() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ending(status: int | None) -> str:

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from arena import storage
 from evaluation.clips import PARTIAL
 from evaluation.engine.record import Job, VideoRecord
+from evaluation.engine.scratch import scratch_folder
 from evaluation.errors import EvaluationError
 
 RECORDS = "records"
+BUCKETED = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")  # there, making a folder would make a bucket
 
 
 class StoreError(EvaluationError):
@@ -49,6 +52,10 @@ class VideoStore(Protocol):
 
     def opened(self, job: Job) -> Any:
         """Return a context whose value is a local path of a kept video."""
+        ...
+
+    def url(self, job: Job) -> str:
+        """Return the address of a kept video."""
         ...
 
     def recover(self) -> None:
@@ -82,7 +89,7 @@ class FolderStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise _unusable(path, error) from error
+            raise _unusable(path, error, "read") from error
         record = VideoRecord.from_json(text, str(path))
         return record if record.outcome != "made" or self.video(job).exists() else None
 
@@ -119,6 +126,9 @@ class FolderStore:
     @contextmanager
     def opened(self, job: Job) -> Iterator[Path]:
         yield self.video(job)
+
+    def url(self, job: Job) -> str:
+        return self.video(job).absolute().as_uri()
 
     def recover(self) -> None:
         for partial in self.folder.glob(f"*/{PARTIAL}"):
@@ -169,44 +179,59 @@ class RemoteStore:
     def record(self, job: Job) -> VideoRecord | None:
         path = self._record(job)
         try:
-            text = self.files.cat_file(path).decode("utf-8")
+            record = VideoRecord.from_json(self.files.cat_file(path).decode("utf-8"), path)
+            if record.outcome == "made":
+                self.files.info(
+                    self._video(job)
+                )  # exists() would call an address that does not answer absent
         except FileNotFoundError:
             return None
-        except OSError as error:
-            raise _unusable(path, error) from error
-        return VideoRecord.from_json(text, path)
+        except storage.failures() as error:
+            raise _unusable(self._address(path), error, "read") from error
+        return record
 
     @contextmanager
     def draft(self, job: Job) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="magicvideo-") as folder:
+        with tempfile.TemporaryDirectory(dir=scratch_folder()) as folder:
             yield Path(folder) / f"{job.stem}.mp4"
 
     def keep(self, job: Job, draft: Path, record: VideoRecord) -> None:
-        try:
-            self.files.makedirs(f"{self.root}/{job.folder}/{RECORDS}", exist_ok=True)
+        with self._using(self._video(job)):
+            self._make_folder(job)
             self.files.put_file(str(draft), self._video(job))
-            self.files.pipe_file(self._record(job), record.to_json().encode())
-        except OSError as error:
-            raise _unusable(self._video(job), error) from error
+        self.note(job, record)
 
     def note(self, job: Job, record: VideoRecord) -> None:
-        try:
-            self.files.makedirs(f"{self.root}/{job.folder}/{RECORDS}", exist_ok=True)
+        with self._using(self._record(job)):
+            self._make_folder(job)
             self.files.pipe_file(self._record(job), record.to_json().encode())
-        except OSError as error:
-            raise _unusable(self._record(job), error) from error
 
     @contextmanager
     def opened(self, job: Job) -> Iterator[Path]:
         with self.draft(job) as path:
-            try:
+            with self._using(self._video(job), "read"):
                 self.files.get_file(self._video(job), str(path))
-            except OSError as error:
-                raise _unusable(self._video(job), error) from error
             yield path
+
+    def url(self, job: Job) -> str:
+        return self._address(self._video(job))
 
     def recover(self) -> None:
         """Do nothing: an object without a record is written again under the same name."""
+
+    def _make_folder(self, job: Job) -> None:
+        if self.place.partition("://")[0] not in BUCKETED:
+            self.files.makedirs(f"{self.root}/{job.folder}/{RECORDS}", exist_ok=True)
+
+    @contextmanager
+    def _using(self, path: str, doing: str = "write") -> Iterator[None]:
+        try:
+            yield
+        except storage.failures() as error:
+            raise _unusable(self._address(path), error, doing) from error
+
+    def _address(self, path: str) -> str:
+        return str(self.files.unstrip_protocol(path))
 
     def _video(self, job: Job) -> str:
         return f"{self.root}/{job.folder}/{job.stem}.mp4"
@@ -234,7 +259,6 @@ def _write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _unusable(path: Path | str, error: OSError) -> StoreError:
-    return StoreError(
-        f"cannot write {path}: {error.strerror or error}; mend that and run the same command again"
-    )
+def _unusable(path: Path | str, error: BaseException, doing: str = "write") -> StoreError:
+    words = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return StoreError(f"cannot {doing} {path}: {words}; mend that and run the same command again")

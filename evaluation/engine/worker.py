@@ -28,6 +28,7 @@ class WorkerSettings:
         base, cache_dir, tickets, prompts: see ``Builder``.
         attempts: tries of a video if failures are transient.
         pause: seconds before the second try.
+        threads: of numerical libraries in a process of its own; their own choice if None.
     """
 
     systems: Mapping[str, SystemSpec]
@@ -39,6 +40,7 @@ class WorkerSettings:
     prompts: tuple[str, ...] = ()
     attempts: int = 3
     pause: float = 1.0
+    threads: int | None = None
 
 
 READY = "ready"  # sent once before the first record, so that starting does not count as making a video
@@ -123,6 +125,8 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
     from evaluation.engine.store import StoreError
 
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    if settings.threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))  # read when torch is imported, below
     worker = Worker(settings)
     try:
         connection.send(READY)

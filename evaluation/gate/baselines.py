@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from evaluation.errors import EvaluationError
-from evaluation.gate.compare import GateResult
+from evaluation.gate.compare import FROZEN, GateResult
 from evaluation.gate.sides import Side, read_side
 
 HISTORY = "history.jsonl"
@@ -65,7 +65,9 @@ class Baselines:
         )
 
     def record(self, name: str, side: Side, result: GateResult) -> None:
-        """Add a comparison against the baseline ``name`` to the history."""
+        """Add a comparison against the baseline ``name`` to the history, distances of whole sets included."""
+        measured = {row.metric: row.candidate for row in result.metrics if row.candidate is not None}
+        verdicts = {"static" if row.metric == FROZEN else row.metric: row.verdict for row in result.metrics}
         self._append(
             {
                 "event": "compare",
@@ -73,12 +75,13 @@ class Baselines:
                 "side": side.name,
                 "commit": side.commit,
                 "verdict": result.verdict,
-                "means": means(side),
+                "verdicts": verdicts,
+                "means": measured | means(side),
             }
         )
 
     def history(self) -> pd.DataFrame:
-        """Return one row a measured metric: time, event, baseline, side, commit, verdict, metric, value.
+        """Return one row a measured metric: time, event, baseline, side, commit, its verdict, metric, value.
 
         Raises:
             EvaluationError: a damaged line; it is named.
@@ -89,10 +92,12 @@ class Baselines:
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-                common = {
-                    key: entry.get(key) for key in ("time", "event", "baseline", "side", "commit", "verdict")
-                }
-                rows += [common | {"metric": name, "value": value} for name, value in entry["means"].items()]
+                common = {key: entry.get(key) for key in ("time", "event", "baseline", "side", "commit")}
+                verdicts = entry.get("verdicts", {})
+                rows += [
+                    common | {"verdict": verdicts.get(name), "metric": name, "value": value}
+                    for name, value in entry["means"].items()
+                ]
             except (ValueError, KeyError, AttributeError) as error:
                 raise EvaluationError(f"{path}, line {number} is damaged ({error!r}); remove it") from error
         columns = ["time", "event", "baseline", "side", "commit", "verdict", "metric", "value"]

@@ -173,13 +173,13 @@ class _Comparison:
         self.clusters = {key: prompt or key for key, prompt in baseline.prompts.items()}
 
     def metric(self, name: str) -> MetricVerdict:
-        from metrics.registry import METRICS
+        from metrics.registry import metric_info
 
-        return self._set(name) if METRICS[name].per == "set" else self._videos(name)
+        return self._set(name) if metric_info(name).per == "set" else self._videos(name)
 
     def frozen(self) -> MetricVerdict:
         """Count videos that stand still on one side only although their prompt asks for motion."""
-        from metrics.temporal import asks_for_motion
+        from metrics.stillness import asks_for_motion
 
         worse = better = n = 0
         for key, prompt in self.baseline.prompts.items():
@@ -192,7 +192,6 @@ class _Comparison:
         verdict: Verdict = "pass"
         if worse > better:
             verdict = "regression" if sign_test(worse, better) <= 1 - self.level else "inconclusive"
-        reason = f"{worse} of {n} videos froze and {better} came to move" if verdict != "pass" else None
         return MetricVerdict(
             metric=FROZEN,
             verdict=verdict,
@@ -201,13 +200,17 @@ class _Comparison:
             n=n,
             better=better,
             worse=worse,
-            reason=reason,
+            reason=f"{worse} of {n} videos froze and {better} came to move",
         )
 
     def _videos(self, name: str) -> MetricVerdict:
         pairs, refusal = self._pairs(name)
         if refusal is not None:
-            return self._refused(name, refusal)
+            frozen = any(
+                all(self._is_static(side, key) for key in self.clusters)
+                for side in (self.baseline, self.candidate)
+            )
+            return self._refused(name, refusal, "inconclusive" if frozen else "incomparable")
         before, after = (np.array([row[side] for row in pairs]) for side in (0, 1))
         improvements = (after - before) * self._sign(name)
         return self._verdict(
@@ -238,7 +241,7 @@ class _Comparison:
 
     def _value(self, name: str, side: Side, key: str) -> float | None:
         """Return a video's value; the consistency of a video that froze is 0, the worst."""
-        from metrics.temporal import asks_for_motion
+        from metrics.stillness import asks_for_motion
 
         prompt = side.prompts[key]
         if name == "temporal" and self._is_static(side, key) and (prompt is None or asks_for_motion(prompt)):
@@ -276,9 +279,9 @@ class _Comparison:
     def _verdict(
         self, name: str, found: Paired, before: float, after: float, improvements: np.ndarray | None = None
     ) -> MetricVerdict:
-        from metrics.registry import METRICS
+        from metrics.registry import metric_info
 
-        info, tolerance = METRICS[name], self.spec.metrics[name].tolerance
+        info, tolerance = metric_info(name), self.spec.metrics[name].tolerance
         verdict = judge(found, tolerance, self.spec.minimum_prompts)
         needed = prompts_needed(found, tolerance, self.spec.minimum_prompts, self.level)
         finite = math.isfinite(found.low)
@@ -301,13 +304,13 @@ class _Comparison:
         )
 
     def _refused(self, name: str, reason: str, verdict: Verdict = "incomparable") -> MetricVerdict:
-        from metrics.registry import METRICS
+        from metrics.registry import metric_info
 
         return MetricVerdict(
             metric=name,
             verdict=verdict,
             direction=self.spec.direction(name),
-            unit=METRICS[name].unit,
+            unit=metric_info(name).unit,
             tolerance=self.spec.metrics[name].tolerance,
             reason=reason,
         )
@@ -334,9 +337,9 @@ def _problems(baseline: Side, candidate: Side) -> list[str]:
 
 
 def _asks_of_motion(spec: GateSpec) -> bool:
-    from metrics.registry import METRICS
+    from metrics.registry import metric_info
 
-    return any(METRICS[name].family == "temporal" for name in spec.metrics)
+    return any(metric_info(name).family == "temporal" for name in spec.metrics)
 
 
 def _difference(before: str, after: str) -> str:
@@ -366,4 +369,15 @@ def _kernel(reference: np.ndarray) -> Any:
     return lambda rows: float(kernel_distance(torch.from_numpy((rows - mean) / deviation), real))
 
 
-_DISTANCES = {"fvd": _frechet, "kvd": _kernel}
+def _jedi(reference: np.ndarray) -> Any:
+    import torch
+
+    from metrics.functional import kernel_distance
+
+    real = torch.from_numpy(reference)
+    return lambda rows: (
+        100 * float(kernel_distance(torch.from_numpy(rows), real, degree=2, coef0=0.0, unbiased=False))
+    )
+
+
+_DISTANCES = {"fvd": _frechet, "kvd": _kernel, "jedi": _jedi}

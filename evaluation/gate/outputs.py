@@ -1,9 +1,7 @@
 """A gate's result as text, Markdown, JUnit XML and GitHub annotations; all say what ``GateResult.verdict`` says."""
 
 import xml.etree.ElementTree as ET
-from pathlib import Path
 
-from evaluation.errors import EvaluationError
 from evaluation.gate.compare import GateResult, MetricVerdict
 
 HEADER = ("metric", "verdict", "baseline", "candidate", "improvement", "interval", "tolerance", "prompts")
@@ -60,22 +58,6 @@ def github(result: GateResult) -> str:
     return "\n".join(
         f"::{kinds[verdict]} title=magicvideo gate::{_escaped(words)}" for verdict, words in said
     )
-
-
-def write(path: Path, content: str) -> None:
-    """Write text whole or not at all.
-
-    Raises:
-        EvaluationError: the file cannot be written.
-    """
-    temporary = path.with_name(path.name + ".part")
-    try:
-        temporary.write_text(content, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise EvaluationError(
-            f"{path} cannot be written: {error}; name a file in a folder that exists"
-        ) from error
 
 
 def _cells(row: MetricVerdict) -> tuple[str, ...]:

@@ -1,8 +1,11 @@
 """Compare two places: folders of videos or kept values."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from evaluation.engine.record import VideoRecord
+from evaluation.engine.store import RECORDS
 from evaluation.gate.compare import GateResult, compare
 from evaluation.gate.sides import Side, measure_side, read_side, reference_features
 from evaluation.gate.specification import GateSpec
@@ -20,16 +23,27 @@ def side_of(
 ) -> Side:
     """Return the side at ``place``: measured if it is a folder of mp4 files, else read.
 
+    Without ``prompts`` the prompts of a bench's videos are taken from the records beside them.
+
     Raises:
         EvaluationError: it is neither, or the prompts do not fit.
     """
     if place.is_file():
         return read_side(place)
     paths = find_videos([place])
-    texts = read_prompts(prompts, paths) if prompts else [None] * len(paths)
+    texts = read_prompts(prompts, paths) if prompts else _recorded_prompts(paths)
     keyed = {path.stem: text for path, text in zip(paths, texts, strict=True)}
     references = find_videos([reference]) if reference else None
     return replace(measure_side(place, keyed, spec, reference=references, device=device), commit=commit)
+
+
+def _recorded_prompts(videos: Sequence[Path]) -> list[str | None]:
+    """Return the prompt of each video that a bench has left a record of."""
+    records = [video.parent / RECORDS / f"{video.stem}.json" for video in videos]
+    return [
+        VideoRecord.from_json(path.read_text("utf-8"), str(path)).prompt if path.is_file() else None
+        for path in records
+    ]
 
 
 def compare_sides(

@@ -10,6 +10,7 @@ import numpy as np
 
 from evaluation.errors import EvaluationError
 from evaluation.gate.specification import GateSpec
+from evaluation.report.write import write_text
 
 if TYPE_CHECKING:
     from metrics.scorer import ScoreTable
@@ -59,15 +60,7 @@ class Side:
             },
             "failures": list(self.failures),
         }
-        temporary = path.with_name(path.name + ".part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise EvaluationError(
-                f"{path} cannot be written: {error}; name a file in a folder that exists"
-            ) from error
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_side(path: Path) -> Side:
@@ -118,19 +111,19 @@ def measure_side(
         EvaluationError: a set metric without reference videos.
         metrics.errors.MetricError: a model that cannot be loaded.
     """
-    from metrics.registry import METRICS
+    from metrics.registry import metric_info
     from metrics.scorer import score_videos
 
     paths = [folder / f"{key}.mp4" for key in prompts]
-    of_videos = [name for name in spec.metrics if METRICS[name].per == "video"]
-    families = {METRICS[name].family for name in of_videos}
+    of_videos = [name for name in spec.metrics if metric_info(name).per == "video"]
+    families = {metric_info(name).family for name in of_videos}
     asked = of_videos + (["static"] if "temporal" in families and "static" not in of_videos else [])
     options = spec.options(device)
     side = Side(name=folder.name, prompts=prompts, values={key: {} for key in prompts})
     if asked:
         table = score_videos(paths, list(prompts.values()), asked, options=options, progress=progress)
         side = _with_values(side, table)
-    of_sets = [name for name in spec.metrics if METRICS[name].per == "set"]
+    of_sets = [name for name in spec.metrics if metric_info(name).per == "set"]
     if of_sets and not side.failures:
         if not reference:
             raise EvaluationError(f"the metric {of_sets[0]!r} needs --reference, a folder of real videos")

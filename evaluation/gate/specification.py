@@ -11,7 +11,11 @@ from evaluation.yaml_file import read_yaml
 if TYPE_CHECKING:
     from metrics.scorer import ScoreOptions
 
-SET_METRICS = ("fvd", "kvd")
+SET_METRICS = ("fvd", "kvd", "jedi")
+REFUSED = {
+    "fvd_infinity": "it is extrapolated over random subsets, so that differences do not pair; use fvd, which compares "
+    "equal numbers of videos"
+}
 TEMPLATE = """\
 # How much worse a metric may get, in its own unit (see `magicvideo metrics list`), before it is a regression.
 metrics:
@@ -49,9 +53,9 @@ class GateSpec(BaseModel):
 
     def direction(self, name: str) -> Literal["higher", "lower"]:
         """Return which way a metric of this gate is better."""
-        from metrics.registry import METRICS
+        from metrics.registry import metric_info
 
-        own = METRICS[name].direction
+        own = metric_info(name).direction
         return (self.metrics[name].direction or "higher") if own == "neutral" else own
 
     def options(self, device: str = "cpu") -> "ScoreOptions":
@@ -75,18 +79,21 @@ def read_gate(path: Path) -> GateSpec:
         EvaluationError: not such a file, an unknown metric, or a direction that is missing or against
             the metric's own.
     """
-    from metrics.registry import METRICS
+    from metrics.errors import UnknownNameError
+    from metrics.registry import METRICS, metric_info
 
     spec = read_yaml(path, GateSpec)
     for name, gate in spec.metrics.items():
-        if name not in METRICS:
-            raise EvaluationError(f"{path}: the metric {name!r} is unknown; allowed: {', '.join(METRICS)}")
-        if METRICS[name].per == "set" and name not in SET_METRICS:
+        try:
+            info = metric_info(name)
+        except UnknownNameError:
             raise EvaluationError(
-                f"{path}: a gate cannot stand on {name!r}, whose value leaves no paired interval; of sets it knows "
-                f"{' and '.join(SET_METRICS)}"
-            )
-        own = METRICS[name].direction
+                f"{path}: the metric {name!r} is unknown; allowed: {', '.join(METRICS)}"
+            ) from None
+        if info.per == "set" and name not in SET_METRICS:
+            why = REFUSED.get(name, f"of sets it knows how to pair {', '.join(SET_METRICS)}")
+            raise EvaluationError(f"{path}: a gate cannot stand on {name!r}: {why}")
+        own = info.direction
         if own == "neutral" and gate.direction is None:
             raise EvaluationError(
                 f"{path}: the metric {name!r} says nothing of better or worse; give it direction: higher or lower"

@@ -1,10 +1,11 @@
-"""Figures of the report as SVG text that follows the page's colours and carries no reference to anything."""
+"""Figures of the report: drawings, and how they become part of a page or a file."""
 
 import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,27 +23,26 @@ STYLE = {
 }
 
 
-def preference_figure(comparisons: Sequence[Mapping[str, Any]]) -> str:
+def preference_figure(comparisons: Sequence[Mapping[str, Any]], counted: str = "votes") -> Figure:
     """Draw stacked bars of Good, Same, Bad, with (G+S)/(B+S) and its interval beside them.
 
     Args:
         comparisons: those with at least one vote, one row each, first on top.
+        counted: what the bars count; anything but votes says so on the axis.
     """
-    import matplotlib
-
     with matplotlib.rc_context(STYLE):
         height = 0.95 + 0.42 * len(comparisons)
         figure = Figure(figsize=(9.0, height))
         bars, ratios = figure.subplots(1, 2, sharey=True, width_ratios=(2.3, 1))
-        _draw_bars(bars, comparisons)
+        _draw_bars(bars, comparisons, counted)
         _draw_ratios(ratios, comparisons)
         figure.subplots_adjust(
             left=0.17, right=0.945, bottom=0.5 / height, top=1 - 0.36 / height, wspace=0.06
         )
-        return _svg(figure, "Shares of good, same and bad votes, and the preference ratio of each pair")
+        return figure
 
 
-def _draw_bars(axes: Axes, comparisons: Sequence[Mapping[str, Any]]) -> None:
+def _draw_bars(axes: Axes, comparisons: Sequence[Mapping[str, Any]], counted: str) -> None:
     rows = range(len(comparisons))
     start = [0.0] * len(comparisons)
     for key, colour in (("good", GREEN), ("same", GREY), ("bad", PINK)):
@@ -55,7 +55,7 @@ def _draw_bars(axes: Axes, comparisons: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlim(0, 100)
     axes.set_yticks(rows, [_row_label(item, comparisons) for item in comparisons])
     axes.invert_yaxis()
-    axes.set_xlabel("share of votes, %", color=INK)
+    axes.set_xlabel(f"share of {counted}, %", color=INK)
     axes.legend(
         ncols=3, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, labelcolor=INK, borderaxespad=0.2
     )
@@ -105,12 +105,9 @@ def _quiet(axes: Axes) -> None:
     axes.set_facecolor("none")
 
 
-def _svg(figure: Figure, label: str) -> str:
-    """Return inline SVG: no XML prologue, no metadata, text in the page's colour and font."""
-    buffer = io.StringIO()
-    empty = {"Creator": None, "Date": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
-    text = buffer.getvalue()
+def inline(figure: Figure, label: str) -> str:
+    """Return SVG for a page: no XML prologue, no metadata, no reference, in the page's colour and font."""
+    text = svg(figure)
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\s(?:xmlns(?::xlink)?|version)="[^"]*"', "", text)
@@ -119,3 +116,20 @@ def _svg(figure: Figure, label: str) -> str:
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # several figures share one page
     text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
     return text.replace(INK, "currentColor").strip()
+
+
+def svg(figure: Figure) -> str:
+    """Return a drawing as an SVG file's text, the same each time."""
+    buffer = io.StringIO()
+    empty = {"Creator": None, "Date": None, "Format": None, "Type": None}
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=empty)
+    return buffer.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """Return a drawing as a PNG file's bytes, 200 dots an inch, on white."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=200, facecolor="white")
+    return buffer.getvalue()

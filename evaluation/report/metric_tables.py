@@ -1,13 +1,14 @@
 """Metric values per system, and paired differences between systems, from score rows."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 from evaluation.report.model import AutomaticComparison, MetricValue
+from evaluation.report.pseudo import by_paper
 
 MIN_PROMPTS = 3  # below, no interval
 
@@ -17,7 +18,7 @@ class ScoreRow:
     """A stored score; ``video`` and ``prompt`` are None for the value of a whole set of ``n`` videos."""
 
     system: str
-    video: int | None
+    video: Hashable | None
     prompt: str | None
     metric: str
     signature: str
@@ -45,7 +46,7 @@ def newest(rows: Iterable[ScoreRow]) -> tuple[Groups, dict[Key, ScoreRow]]:
     Returns:
         The newest row of each video, by system and metric; the newest row of each whole set.
     """
-    groups: dict[Key, dict[int, ScoreRow]] = {}
+    groups: dict[Key, dict[Hashable, ScoreRow]] = {}
     whole_sets: dict[Key, ScoreRow] = {}
     for row in rows:
         if row.video is None:
@@ -55,7 +56,8 @@ def newest(rows: Iterable[ScoreRow]) -> tuple[Groups, dict[Key, ScoreRow]]:
     return {key: list(group.values()) for key, group in groups.items()}, whole_sets
 
 
-def _signature(rows: Sequence[ScoreRow]) -> str:
+def signature_of(rows: Sequence[ScoreRow]) -> str:
+    """Return how rows were measured; several ways stand one after the other."""
     return " & ".join(sorted({row.signature for row in rows}))
 
 
@@ -70,7 +72,7 @@ def metric_values(
     )
     signatures: dict[str, set[str]] = {}
     for key in keys:
-        measured = whole_sets[key].signature if key in whole_sets else _signature(groups[key])
+        measured = whole_sets[key].signature if key in whole_sets else signature_of(groups[key])
         signatures.setdefault(key[1], set()).add(measured)
     return [
         _metric_value(
@@ -92,7 +94,7 @@ def _metric_value(
     value, n, signature = (
         (whole_set.value, whole_set.n, whole_set.signature)
         if whole_set
-        else (mean, len(values), _signature(rows))
+        else (mean, len(values), signature_of(rows))
     )
     # The rows' spread is the value's only where the value is their plain mean.
     plain = value is not None and mean is not None and n == len(values) and math.isclose(value, mean)
@@ -137,11 +139,11 @@ def _compare(
     theirs: Sequence[ScoreRow],
     names: MetricNames,
 ) -> AutomaticComparison:
-    deltas, reason = np.empty(0), None
-    if _signature(ours) != _signature(theirs):
+    deltas, shared, reason = np.empty(0), list[str](), None
+    if signature_of(ours) != signature_of(theirs):
         reason = "measured differently (signatures differ), so not comparable"
     else:
-        ours_by_prompt, theirs_by_prompt = _by_prompt(ours), _by_prompt(theirs)
+        ours_by_prompt, theirs_by_prompt = by_prompt(ours), by_prompt(theirs)
         shared = sorted(ours_by_prompt.keys() & theirs_by_prompt.keys())
         deltas = np.array(
             [ours_by_prompt[prompt] - theirs_by_prompt[prompt] for prompt in shared], np.float64
@@ -164,11 +166,12 @@ def _compare(
         n=len(deltas),
         verdict=_verdict(interval, sign, directed),
         reason=reason,
+        pseudo=by_paper(sign * deltas, shared) if directed and len(deltas) else None,
     )
 
 
-def _by_prompt(rows: Sequence[ScoreRow]) -> dict[str, float]:
-    """Average over the seeds of each prompt."""
+def by_prompt(rows: Sequence[ScoreRow]) -> dict[str, float]:
+    """Average over the seeds of each prompt; videos without a value are left out."""
     values: dict[str, list[float]] = {}
     for row in rows:
         if row.prompt is not None and row.value is not None:

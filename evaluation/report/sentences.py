@@ -3,34 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.report.model import StudySection
+from evaluation.report.model import AutomaticComparison, StudySection
+from evaluation.report.numbers import ratio, signed
 
 Comparison = Mapping[str, Any]
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """Write a number for a reader: thousands separated, a dash where there is none."""
-    return "–" if value is None else f"{value:,.{digits}f}".replace("-", "−")
-
-
 def ratio_text(comparison: Comparison) -> str:
     """Write a ratio with its interval, or the reason why there is none."""
-    if comparison["ratio"] is None:
-        return str(comparison.get("outcome") or "not computable")
-    ratio = number(comparison["ratio"])
-    return f"{ratio} [{', '.join(ends(comparison))}]" if comparison["interval"] else ratio
-
-
-def ends(comparison: Comparison) -> tuple[str, str]:
-    """Write an interval's ends so that one beside 1 is not rounded to 1."""
-    low, high = (
-        next(
-            (text for text in (number(end, digits) for digits in (2, 3, 4)) if float(text) != 1 or end == 1),
-            "1",
-        )
-        for end in comparison["interval"]
-    )
-    return low, high
+    absent = str(comparison.get("outcome") or "not computable")
+    return ratio(comparison["ratio"], comparison["interval"], absent)
 
 
 def verdict(comparison: Comparison) -> str:
@@ -65,12 +47,59 @@ def study_answer(
     return f"{len(overall)} pairs of systems were compared, {ahead} of them with a clear winner; {tail}."
 
 
-def headline(sections: Sequence[StudySection], *, videos: int, scores: int) -> str:
-    """Pick the sentence a reader should see first."""
+def ablation_answer(result: Mapping[str, Any]) -> str:
+    """Say in one sentence what taking a part out does to the first metric with a direction."""
+    rows = [row for row in result["rows"] if row["at"] == "end" and row["direction"] != "neutral"]
+    first = [
+        row for row in rows if (row["metric"], row["signature"]) == (rows[0]["metric"], rows[0]["signature"])
+    ]
+    if not first:
+        return "No metric of this ablation says what is better."
+    sign = -1 if first[0]["direction"] == "lower" else 1
+    parts = []
+    for row in sorted(first, key=lambda item: -abs(item["advantage"]["mean"])):
+        effect = row["advantage"]
+        ends = sorted(-sign * end for end in (effect["low"], effect["high"]) if end is not None)
+        interval = f" [{', '.join(signed(end) for end in ends)}]" if len(ends) == 2 else ""
+        parts.append(f"{signed(-sign * effect['mean'])}{interval} for {row['arm']}")
+    unit = f" ({first[0]['unit']})" if first[0]["unit"] else ""
+    return (
+        f"Automatic, no votes: against full, {first[0]['metric']}{unit} changes by {', '.join(parts)}; "
+        f"{first[0]['advantage']['n']} prompts, intervals one by one."
+    )
+
+
+def comparison_answer(comparisons: Sequence[AutomaticComparison]) -> str | None:
+    """Say in one sentence what the first metric with an interval shows, None without one."""
+    item = next((item for item in comparisons if item.interval and item.direction != "neutral"), None)
+    if item is None or item.interval is None or item.difference is None:
+        return None
+    low, high = item.interval
+    others = len({other.competitor for other in comparisons}) - 1
+    more = f"; {others} other systems below" if others else ""
+    return (
+        f"Automatic, no votes: {item.title} of {item.candidate} minus {item.competitor} is {signed(item.difference)} "
+        f"[{signed(low)}, {signed(high)}] on {item.n} prompts, {item.direction} is better{more}."
+    )
+
+
+def headline(
+    sections: Sequence[StudySection], automatic: Sequence[str] = (), *, videos: int = 0, scores: int = 0
+) -> str:
+    """Pick the sentence a reader should see first: votes before automatic values, both before advice.
+
+    Args:
+        sections: the studies.
+        automatic: what ablations and metrics say, in sentences.
+        videos: number of videos.
+        scores: number of metric values.
+    """
     voted = [section for section in sections if section.votes]
     if voted:
         here = [item for item in voted if item.data_origin.get("votes") == "collected here"]
         return max(here or voted, key=lambda item: item.votes).answer
+    if automatic:
+        return automatic[0]
     if sections:
         return sections[0].answer
     if videos:

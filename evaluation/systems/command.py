@@ -5,13 +5,13 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from evaluation.engine.scratch import scratch_file
 from evaluation.errors import EvaluationError
 from evaluation.systems.base import ClipFile, Details, RefusedError, TransientError, digest_of
 
@@ -76,10 +76,7 @@ class CommandSystem:
 
     def generate(self, prompt: str, seed: int) -> ClipFile:
         """Run the program and take its file."""
-        handle, name = tempfile.mkstemp(suffix=".mp4", prefix="magicvideo-")
-        os.close(handle)
-        out = Path(name)
-        out.unlink()
+        out = scratch_file()
         try:
             self._call(prompt, seed, out)
         except BaseException:

@@ -1,7 +1,5 @@
 """Fetch a video by HTTP, within limits of size and time."""
 
-import os
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -12,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from evaluation.engine.scratch import scratch_file
 from evaluation.errors import EvaluationError
 from evaluation.systems.base import TransientError
 
@@ -56,10 +55,9 @@ def download(url: str, limits: DownloadLimits) -> Path:
     """
     check_address(url, limits.hosts)
     deadline = time.monotonic() + limits.seconds
-    handle, name = tempfile.mkstemp(suffix=".mp4", prefix="magicvideo-")
-    path = Path(name)
+    path = scratch_file()
     try:
-        with os.fdopen(handle, "wb") as file:
+        with path.open("wb") as file:
             _fetch(url, limits, deadline, file.write)
     except BaseException as error:
         path.unlink(missing_ok=True)

@@ -8,9 +8,7 @@ prompts without a video, are reported and never guessed.
 import csv
 import hashlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from evaluation.engine.scratch import scratch_file, unusable
 from evaluation.errors import EvaluationError
 from evaluation.systems.base import ClipFile, Details, MissingError, digest_of
 from evaluation.systems.download import DownloadLimits, download
@@ -231,10 +230,12 @@ class ImportedSystem:
             raise EvaluationError(
                 f"{place}: the column {self.spec.video_column} holds neither bytes nor a path"
             )
-        handle, name = tempfile.mkstemp(suffix=".mp4", prefix="magicvideo-")
-        with os.fdopen(handle, "wb") as output:
-            output.write(value)
-        return ClipFile(Path(name), details, temporary=True)
+        output = scratch_file()
+        try:
+            output.write_bytes(value)
+        except OSError as error:
+            raise unusable(error) from error
+        return ClipFile(output, details, temporary=True)
 
 
 def _match(entry: Entry, by_text: Mapping[str, str]) -> tuple[str, int] | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from evaluation.errors import EvaluationError
 from evaluation.systems.base import System
@@ -43,6 +43,15 @@ class SystemSpec(BaseModel):
     imported: ImportedSpec | None = None
     sprites_truth: SpritesTruthSpec | None = None
 
+    @field_validator("card")
+    @classmethod
+    def _known(cls, card: str | None) -> str | None:
+        from evaluation.systems.card import card_names
+
+        if card is not None and card not in card_names():
+            raise ValueError(f"there is no such system card; known: {', '.join(card_names())}")
+        return card
+
     @model_validator(mode="after")
     def _one_adapter(self) -> Self:
         given = [name for name in ADAPTERS if getattr(self, name) is not None]
@@ -54,6 +63,25 @@ class SystemSpec(BaseModel):
     def adapter(self) -> str:
         """Name of the adapter, empty if the card decides."""
         return next((name for name in ADAPTERS if getattr(self, name) is not None), "")
+
+
+def resolved(name: str, spec: SystemSpec) -> SystemSpec:
+    """Return the spec of the system ``name`` with its adapter, which a card may decide.
+
+    Raises:
+        EvaluationError: the card is unknown, or has nothing that can run.
+    """
+    if spec.adapter:
+        return spec
+    from evaluation.systems.card import load_card
+
+    card = load_card(str(spec.card))
+    if card.run is None:
+        raise EvaluationError(
+            f"the card {spec.card} has nothing that can run ({card.availability}); import its videos: "
+            f"{name}: {{card: {spec.card}, imported: {{folder: ...}}}}"
+        )
+    return card.run
 
 
 @dataclass
@@ -82,16 +110,7 @@ class Builder:
             EvaluationError: the spec asks for something impossible.
             magicvideo.errors.MagicVideoError: an unknown preset, arm or part.
         """
-        if not spec.adapter:
-            from evaluation.systems.card import load_card
-
-            card = load_card(str(spec.card))
-            if card.run is None:
-                raise EvaluationError(
-                    f"the card {spec.card} has nothing that can run ({card.availability}); import its videos: "
-                    f"{name}: {{card: {spec.card}, imported: {{folder: ...}}}}"
-                )
-            spec = card.run
+        spec = resolved(name, spec)
         build: Any = getattr(self, f"_{spec.adapter}")
         return build(name, getattr(spec, spec.adapter))
 

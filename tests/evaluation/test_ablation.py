@@ -235,8 +235,8 @@ def test_result_is_written_as_tables(tmp_path: Path) -> None:
     assert content["rows"][0]["preference"]["good"] == 2
     assert content["saved"] == pytest.approx(0.6)
     assert "advantage_mean" in paths[1].read_text().splitlines()[0]
-    text = to_markdown(result)
-    assert "| -v2v | end | clip |" in text
+    text = to_markdown(result, "mine")
+    assert "| -v2v | clip | 2.00 | 1.33 |" in text
     assert "which saved 60%" in text
 
 

@@ -69,7 +69,9 @@ def test_a_lower_is_better_metric_turns_round() -> None:
         for row in one.values.values():
             row |= still
     assert compare(before, after, spec).verdict == "regression"
-    assert compare(after, before, spec).verdict == "pass"
+    passed = compare(after, before, spec)
+    assert passed.verdict == "pass"
+    assert "frozen videos: pass, 0 of 10 videos froze" in outputs.text(passed)
 
 
 def test_identical_sides_pass_with_no_tolerance() -> None:
@@ -149,9 +151,10 @@ def test_a_candidate_that_froze_is_a_regression_although_its_values_are_missing(
     assert sign_test(12, 0) == pytest.approx(2**-12)
 
 
-def test_set_metrics_use_the_paired_jackknife_and_refuse_few_prompts() -> None:
+@pytest.mark.parametrize("name", ["fvd", "kvd", "jedi"])
+def test_set_metrics_use_the_paired_jackknife_and_refuse_few_prompts(name: str) -> None:
     rng = np.random.default_rng(5)
-    spec = GateSpec.model_validate({"metrics": {"fvd": {"tolerance": 0.1}}})
+    spec = GateSpec.model_validate({"metrics": {name: {"tolerance": 0.1}}})
     real, good = rng.normal(size=(40, 4)), rng.normal(size=(40, 4))
     before = side("old", [0.0] * 40, features=good)
     worse = side("new", [0.0] * 40, features=good + 2)
@@ -182,7 +185,10 @@ def test_set_metrics_use_the_paired_jackknife_and_refuse_few_prompts() -> None:
         ),
         ("metrics: {clap: {tolerance: 1}}\n", "'clap' is unknown; allowed: clip"),
         ("metrics: {speed: {tolerance: 1}}\n", "'speed' says nothing of better or worse"),
-        ("metrics: {jedi: {tolerance: 1}}\n", "of sets it knows fvd and kvd"),
+        (
+            "metrics: {fvd_infinity: {tolerance: 1}}\n",
+            "extrapolated over random subsets, so that differences",
+        ),
         ("metrics: {clip: {tolerance: 1, direction: lower}}\n", "for 'clip' higher is better"),
         ("metrics: {clip: {tolerance: 1}}\nmetrics: {}\n", "line 2: the key 'metrics' is given twice"),
         ("metrics: [\n", "no YAML"),
@@ -231,6 +237,16 @@ def test_baselines_keep_a_history_that_can_be_drawn(tmp_path: Path) -> None:
         ["promote", "", 20.0],
         ["compare", "regression", 10.0],
     ]
+    both = {name: side(name, [20.0] * 8, metric="warp_residual", commit=name) for name in ("calm", "worse")}
+    for name, one in both.items():
+        for row in one.values.values():
+            value = 20.0 if name == "calm" else 10.0
+            row |= {"clip": Value(value=value, reason=None, signature="c")}
+            row |= {"static": Value(value=0.0, reason=None, signature="s")}
+    spec = GateSpec.model_validate({"metrics": {"clip": {"tolerance": 1}, "warp_residual": {"tolerance": 1}}})
+    kept.record("main", both["worse"], compare(both["calm"], both["worse"], spec))
+    newest = kept.history().query("side == 'worse'").set_index("metric")["verdict"].to_dict()
+    assert newest == {"clip": "regression", "static": "pass", "warp_residual": "pass"}  # each its own
     plot_history(history, tmp_path / "history.svg")
     assert "</svg>" in (tmp_path / "history.svg").read_text()
     with pytest.raises(EvaluationError, match="known: main"):

@@ -13,7 +13,8 @@ from arena.errors import ArenaError
 from arena.protocol import Protocol
 from evaluation.errors import EvaluationError
 from evaluation.report.build import build_report
-from evaluation.report.html import significant, to_html
+from evaluation.report.html import to_html
+from evaluation.report.numbers import significant
 from evaluation.runs import make_videos
 from evaluation.systems.sprites_truth import SpritesTruth
 
@@ -123,7 +124,9 @@ def test_page_needs_nothing_from_anywhere(database: Database, tmp_path: Path) ->
     text = to_html(build_report(database))
     page = Page(text)
     assert page.loads
-    assert all(value.startswith(("data:image/jpeg;base64,", "#")) for value in page.loads)
+    assert all(
+        value.startswith(("data:image/jpeg;base64,", "data:video/mp4;base64,", "#")) for value in page.loads
+    )
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert "@import" not in text
     assert not re.search(r"url\((?!#)", text)
@@ -152,7 +155,7 @@ def test_example_frames_stand_beside_each_other(database: Database, tmp_path: Pa
     page = Page(to_html(report))
     assert page.tags.count("img") == 10
     assert any("keep this page from people who still vote" in remark for remark in report.remarks)
-    assert "images" not in report.to_dict()["examples"][0]["strips"][0]
+    assert not {"images", "clip"} & report.to_dict()["examples"][0]["strips"][0].keys()
 
 
 def test_automatic_comparison_is_labelled_and_never_counts_as_votes(
@@ -162,8 +165,8 @@ def test_automatic_comparison_is_labelled_and_never_counts_as_votes(
     make_study(database, tmp_path, prompts)
     score(database, {"ours": [31.0, 32.0, 33.0, 34.0], "theirs": [30.0, 30.5, 32.5, None]})
     report = build_report(database)
-    assert report.automatic_baseline == "ours"
     [item] = report.automatic
+    assert (item.candidate, item.competitor) == ("ours", "theirs")
     assert (item.better, item.worse, item.n) == (3, 0, 3)
     assert report.studies[0].votes == 0
     text = Page(to_html(report)).text
@@ -234,7 +237,7 @@ def test_command_writes_both_files_and_nothing_else(database: Database, tmp_path
     assert result.exit_code == 0
     assert sorted(path.name for path in out.iterdir()) == ["r.html", "r.json"]
     assert "preferred to all 5 competitors" in result.stdout
-    assert json.loads((out / "r.json").read_text("utf-8"))["format"] == 1
+    assert json.loads((out / "r.json").read_text("utf-8"))["format"] == 2
 
 
 def test_place_that_cannot_be_written_is_one_sentence(database: Database, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from sqlalchemy import select
 from arena import catalogue, media
 from arena.database import Database, open_database
 from arena.models import Run, Video
+from arena.outcomes import Outcome
 from evaluation.clips import PARTIAL
 from evaluation.errors import EvaluationError
 from evaluation.runs import make_videos
-from evaluation.systems.base import Clip
+from evaluation.systems.base import Clip, Details, MissingError, RefusedError
 from evaluation.systems.sprites_truth import SpritesTruth
 
 PROMPTS = (
@@ -48,6 +50,57 @@ def stored(database: Database) -> set[tuple[Any, ...]]:
             (video.system.name, video.prompt.text, video.seed, video.media_sha256)
             for video in session.scalars(select(Video))
         }
+
+
+class Scripted(Counting):
+    """Answers each prompt as told: an error is raised, anything else is the details of a clip."""
+
+    answers: dict[str, Any]
+
+    def generate(self, prompt: str, seed: int) -> Clip:
+        answer = self.answers[prompt]
+        if isinstance(answer, EvaluationError):
+            raise answer
+        return replace(super().generate(prompt, seed), details=answer)
+
+
+def test_every_outcome_is_a_row_and_a_later_success_replaces_it(database: Database, tmp_path: Path) -> None:
+    system = Scripted(size=32, num_frames=6, name="s")
+    requested = {"width": 64, "height": 64, "fps": 12, "frames": 6}
+    made = Details(
+        model="m 1.2", cost=0.25, currency="USD", seed_used=False, requested=requested, remote_id="j7"
+    )
+    prompts = (*PROMPTS, "a small white star spinning on a sunset background")
+    system.answers = dict(zip(prompts, (made, RefusedError("unsafe"), MissingError("none")), strict=True))
+
+    def rows() -> list[tuple[Any, ...]]:
+        make_videos(database, [system], prompts, folder=tmp_path / "v", progress=False)
+        with database.reading() as session:
+            found = session.scalars(select(Outcome).order_by(Outcome.prompt_id)).all()
+            assert all((row.outcome == "made") == (row.video is not None) for row in found)
+            return [(row.prompt.text, row.outcome, row.reason, row.model, row.seed_used) for row in found]
+
+    refused = (prompts[1], "refused", "unsafe", "", True)
+    assert rows() == [
+        (prompts[0], "made", None, "m 1.2", False),
+        refused,
+        (prompts[2], "missing", "none", "", True),
+    ]
+    with database.reading() as session:
+        row = session.get_one(Outcome, (1, 1, 0))
+        assert (row.cost, row.currency, row.remote_id, row.attempts, row.device) == (
+            0.25,
+            "USD",
+            "j7",
+            1,
+            "cpu",
+        )
+        assert row.requested == requested
+        assert row.video is not None
+        assert (row.video.width, row.video.frames, row.video.fps_num) == (32, 6, 30)
+        assert row.seconds is not None
+    system.answers[prompts[2]] = made
+    assert rows()[1:] == [refused, (prompts[2], "made", None, "m 1.2", False)]
 
 
 def test_every_combination_becomes_a_video_with_its_run(database: Database, tmp_path: Path) -> None:
@@ -128,7 +181,7 @@ def test_impossible_requests_are_refused(
 
 def test_place_that_cannot_be_written_is_one_sentence(database: Database, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(EvaluationError, match=r"cannot write .*file"):
+    with pytest.raises(EvaluationError, match=r"cannot read .*file.*run the same command again"):
         make_videos(database, [small()], PROMPTS, folder=tmp_path / "file", progress=False)
     assert stored(database) == set()
 

@@ -17,6 +17,7 @@ from evaluation.systems.base import Clip
 from evaluation.systems.sprites_truth import SpritesTruth
 from metrics.errors import UnknownNameError
 from metrics.registry import METRICS
+from metrics.scorer import ScoreOptions
 
 MOVING = (
     "a large red star moving right on a black background",
@@ -83,6 +84,26 @@ def test_nothing_is_measured_twice(database: Database, tmp_path: Path) -> None:
     after = stored(database)
     assert after["temporal", MOVING[0]] == first["temporal", MOVING[0]]
     assert ("temporal", MOVING[1]) in after
+
+
+def test_other_sampling_measures_only_what_depends_on_it(database: Database, tmp_path: Path) -> None:
+    make(database, tmp_path, moving(), *MOVING)
+    metrics = ("clip", "temporal")
+
+    def moments(metric: str) -> list[tuple[int | None, str, datetime]]:
+        of_videos = select(Score).where(Score.metric == metric, Score.video_id.is_not(None))
+        with database.reading() as session:
+            rows = session.scalars(of_videos.order_by(Score.video_id, Score.id))
+            return [(row.video_id, row.signature, row.created_at) for row in rows]
+
+    score_system(database, "moving", metrics=metrics, progress=False)
+    clip, temporal = moments("clip"), moments("temporal")
+    options = ScoreOptions(temporal_sampling="fps:5")
+    again = score_system(database, "moving", metrics=metrics, options=options, progress=False)
+    assert (again.scored, len(clip)) == (2, 2)
+    assert moments("clip")[1:] == clip[1:]  # the first is measured to see its signature
+    assert len(moments("temporal")) == 2 * len(temporal)
+    assert set(temporal) < set(moments("temporal"))
 
 
 def test_frozen_videos_count_as_the_worst_unless_stillness_was_asked_for(

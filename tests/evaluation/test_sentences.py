@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from evaluation.report.model import StudySection
-from evaluation.report.sentences import headline, number, study_answer, verdict
+from evaluation.report.numbers import ends, number
+from evaluation.report.sentences import headline, study_answer, verdict
 
 
 def comparison(
@@ -74,6 +75,8 @@ def test_numbers_are_written_for_readers() -> None:
     assert number(30600, 0) == "30,600"
     assert number(-0.5) == "−0.50"
     assert number(None) == "–"
+    assert ends((1.004, None)) == ("1.004", "∞")
+    assert ends((1.0, 1234.5)) == ("1.00", "1,234.50")
 
 
 def test_missing_interval_decides_nothing() -> None:
