@@ -1,7 +1,8 @@
 """The organiser's page: how far a study is, who votes and how, what the votes say, and how to set one up."""
 
-from collections.abc import Callable
 from dataclasses import asdict
+from html import escape
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -9,11 +10,12 @@ from urllib.parse import urlencode
 import streamlit as st
 
 from arena import oversight
-from arena.errors import ArenaError
 from arena.exports import FORMS
 from arena.models import Study
 from arena.report_data import study_report
+from arena.stopping import is_sequential, stopping_report
 from arena.studies import close_study, get_study, list_studies, pause_study, study_status
+from arena.ui.actions import guarded
 from arena.ui.people import show_people
 from arena.ui.results import comparisons_html, table_html
 from arena.ui.service import ORGANISER_COOKIE, Service, current
@@ -21,6 +23,12 @@ from arena.ui.setup import open_with_progress, show_setup
 
 STYLE = Path(__file__).with_name("assets") / "results.css"
 NEW = "Set up a new study"
+VERDICTS = {
+    "better": "candidate better",
+    "worse": "candidate worse",
+    "equivalent": "equally good",
+    "open": "not decided yet",
+}
 
 
 def show_organiser() -> None:
@@ -63,22 +71,12 @@ def show_study(service: Service, slug: str) -> None:
         _show_exports(study)
 
 
-def guarded(action: Callable[[], Any]) -> bool:
-    """Do something that may be refused; show the refusal and return whether it was done."""
-    try:
-        action()
-    except ArenaError as error:
-        st.error(str(error).replace("$", "\\$"))
-        return False
-    return True
-
-
 def _show_progress(service: Service, slug: str) -> None:
     with service.database.reading() as session:
         status = study_status(session, slug)
     if status.target_votes:
         st.progress(min(status.votes / status.target_votes, 1.0))
-    columns = st.columns(5)
+    columns = st.columns(6)
     target = f" of {status.target_votes:,}" if status.target_votes else ""
     columns[0].metric("Votes", f"{status.votes:,}{target}")
     collected = status.kind == "arena"
@@ -86,6 +84,9 @@ def _show_progress(service: Service, slug: str) -> None:
     columns[2].metric("Finished", f"{status.finished:,} of {status.evaluators:,}" if collected else "–")
     columns[3].metric("Check votes", f"{status.checks:,}" if collected else "–")
     columns[4].metric("State", status.state)
+    columns[5].metric("Stopping", status.stopping or "–")
+    if status.stopped:
+        st.html(f"<p>Decided, and asked about no more: {escape(', '.join(status.stopped))}.</p>")
 
 
 def _show_states(service: Service, study: Study) -> None:
@@ -113,22 +114,34 @@ def _show_results(service: Service, study: Study) -> None:
         return
     with service.database.reading() as session:
         if study.kind == "arena" and study.state != "closed":
-            _show_sequence(oversight.sequential_rows(session, study))
+            rows = oversight.sequential_rows(session, study)
+            _show_sequence(rows, stopping_report(session, study)["sentence"])
             return
         report = study_report(session, study.slug)
     st.html(comparisons_html(report))
+    if is_sequential(study):
+        st.html(f"<p>{escape(report['stopping']['sentence'])}</p>")
     for warning in report["warnings"]:
         st.warning(warning.replace("$", "\\$"))
 
 
-def _show_sequence(rows: list[dict[str, Any]]) -> None:
-    st.write(
-        "The study may be stopped as soon as an interval leaves 1 out: it holds however often one looks."
-    )
+def _show_sequence(rows: list[dict[str, Any]], sentence: str) -> None:
+    st.html(f"<p>{escape(sentence)}</p>")
     if rows:
-        st.html(table_html(rows))
+        st.html(table_html([_sequence_row(row) for row in rows]))
     else:
         st.write("Nobody has finished yet.")
+
+
+def _sequence_row(row: dict[str, Any]) -> dict[str, Any]:
+    above = f"{row['upper']:.2f}" if isfinite(row["upper"]) else "no bound"
+    return {
+        "Candidate against": row["competitor"],
+        "Verdict": VERDICTS[row["verdict"]],
+        "(G+S)/(B+S)": row["ratio"],
+        "Interval at every look": f"{row['lower']:.2f} to {above}",
+        "Finished evaluators": row["evaluators"],
+    }
 
 
 def _show_exports(study: Study) -> None:

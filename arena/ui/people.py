@@ -1,16 +1,17 @@
-"""The organiser's view of evaluators: conduct and flags, invitations, exclusions with their reasons."""
+"""The organiser's view of evaluators: conduct and flags, links and codes, exclusions with reasons, forgetting."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from html import escape
 from typing import Any
 
 import streamlit as st
 
 from arena import evaluators
 from arena.columns import now_utc
-from arena.errors import ArenaError
 from arena.models import Study
 from arena.oversight import Participant, participants
 from arena.studies import enrol, get_study
+from arena.ui.actions import guarded
 from arena.ui.results import table_html
 from arena.ui.service import Service
 
@@ -23,12 +24,18 @@ def show_people(service: Service, study: Study) -> None:
         found = participants(session, study)
     if found:
         st.html(table_html([_row(person) for person in found]))
+        st.caption(
+            "Reliability: share of a person's answers that follow the videos rather than a habit of clicking. It"
+            " compares the evaluators of this study with one another."
+        )
     else:
         st.write("Nobody has been invited yet.")
     if study.state != "closed":
         _invite(service, study)
+        _make_code(service, study)
     if found:
         _decide(service, study, found)
+        _forget(service, study, found)
 
 
 def _row(person: Participant) -> dict[str, Any]:
@@ -46,6 +53,7 @@ def _row(person: Participant) -> dict[str, Any]:
         "Same": conduct.same,
         "Gold": f"{conduct.gold_passed} of {conduct.gold}" if conduct.gold else None,
         "Repeats kept": f"{conduct.repeats_kept} of {conduct.repeats}" if conduct.repeats else None,
+        "Reliability": person.reliability,
         "Flags": "; ".join(conduct.flags),
     }
 
@@ -61,10 +69,44 @@ def _invite(service: Service, study: Study) -> None:
         asked = st.form_submit_button("Make personal links")
     if not asked:
         return
-    expires = now_utc() + timedelta(days=int(days)) if days else None
+    expires = _expiry(days)
     with service.database.session() as session:
         made = [enrol(session, study.slug, expires_at=expires, cohort=cohort) for _ in range(int(count))]
     st.code("\n".join(f"{service.public_url}/join/{person.token}" for person in made), language=None)
+
+
+def _expiry(days: float) -> datetime | None:
+    return now_utc() + timedelta(days=int(days)) if days else None
+
+
+def _make_code(service: Service, study: Study) -> None:
+    st.subheader("Invite with a code", anchor=False)
+    address = f"{service.public_url}/join"
+    st.html(f"<p>Whoever types it at {escape(address)} takes part, until its places are taken.</p>")
+    with st.form("code", border=False):
+        columns = st.columns(4)
+        code = columns[0].text_input("Code", max_chars=evaluators.CODE_LENGTHS[1])
+        places = columns[1].number_input("Places", 1, 10_000, 20)
+        days = columns[2].number_input("Days until the code expires (0: never)", 0, 3650, 0)
+        cohort = columns[3].text_input("Group of those who join", max_chars=60)
+        asked = st.form_submit_button("Make the code")
+    if not asked:
+        return
+
+    def make() -> None:
+        with service.database.session() as session:
+            evaluators.add_code(
+                session,
+                get_study(session, study.slug),
+                code,
+                places=int(places),
+                by=BY,
+                expires_at=_expiry(days),
+                cohort=cohort,
+            )
+
+    if guarded(make):
+        st.success(f"{places} people may join with this code. Note it down: only a hash of it is kept.")
 
 
 def _decide(service: Service, study: Study, found: list[Participant]) -> None:
@@ -81,7 +123,8 @@ def _decide(service: Service, study: Study, found: list[Participant]) -> None:
         asked = st.form_submit_button("Record")
     if not asked:
         return
-    try:
+
+    def decide() -> None:
         with service.database.session() as session:
             current = get_study(session, study.slug)
             if what == "Exclude":
@@ -91,7 +134,33 @@ def _decide(service: Service, study: Study, found: list[Participant]) -> None:
                 evaluators.readmit(session, current, name, reason=reason, by=BY)
             else:
                 evaluators.revoke(session, current, name, by=BY)
-    except ArenaError as error:
-        st.error(str(error).replace("$", "\\$"))
-    else:
+
+    if guarded(decide):
+        st.rerun()
+
+
+def _forget(service: Service, study: Study, found: list[Participant]) -> None:
+    st.subheader("Forget somebody", anchor=False)
+    st.write(
+        "Erases for good what could tell who a person is: pseudonym, group, link, reasons of exclusions, in every"
+        " study. The votes stay and count, under a new pseudonym; files exported before keep what they hold."
+    )
+    with st.form("forget", border=False, clear_on_submit=True):  # so that no tick is left for the next person
+        columns = st.columns(2)
+        names = [person.pseudonym for person in found]
+        name = columns[0].selectbox("Who asks to be forgotten", names, index=None, placeholder="Choose")
+        comments = st.checkbox("Erase this person's comments, too")
+        sure = st.checkbox("Yes, erase it for good")
+        asked = st.form_submit_button("Forget")
+    if not asked:
+        return
+    if name is None or not sure:
+        st.error("Nothing was erased: choose the evaluator and tick that you are sure.")
+        return
+
+    def forget() -> None:
+        with service.database.session() as session:
+            evaluators.forget(session, get_study(session, study.slug), name, by=BY, comments=comments)
+
+    if guarded(forget):
         st.rerun()

@@ -8,12 +8,11 @@ an exception, whose text may name a study or a system.
 
 import asyncio
 import hashlib
-import html
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote
 
 from anyio import CapacityLimiter, to_thread
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from arena import assignment, audit, evaluators, exports, media, oversight, studies, voting
@@ -31,6 +30,7 @@ from arena.models import Enrolment
 from arena.studies import study_protocol
 from arena.tally import OVERALL
 from arena.transactions import in_transaction
+from arena.ui.plain import NO_STORE, code_page, page, wrong_code_page, wrong_link_page
 from arena.ui.service import ORGANISER_COOKIE, VOTER_COOKIE, Service
 from arena.ui.writer import GroupWriter
 
@@ -44,7 +44,7 @@ TOKEN = re.compile(r"[A-Za-z0-9_-]{16,64}")
 NONCE = re.compile(r"[a-z2-7]{26}")
 BYTE_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 SIGN_IN_AGAIN = "Please open your personal link again, then your choice will be sent."
-NO_STORE = {"Cache-Control": "no-store"}
+NO_PLACES = "This study takes no new participants at the moment."
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 B = TypeVar("B", bound=BaseModel)
@@ -58,6 +58,10 @@ class Refusal(Exception):  # noqa: N818 (an answer to a request, not a failure o
         super().__init__(message)
         self.status = status
         self.headers = headers
+
+
+class AlreadyEnrolled(StudyError):  # noqa: N818 (a refusal is an answer, named as one)
+    """Report a code of a study which somebody is in already; it undoes the second registration."""
 
 
 class VoteBody(BaseModel):
@@ -79,7 +83,7 @@ class RegisterBody(BaseModel):
     """What a browser sends to join without an invitation."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-    code: str = Field(default="", max_length=100)
+    code: str = Field(default="", max_length=evaluators.CODE_LENGTHS[1])
 
 
 class ConsentBody(BaseModel):
@@ -93,6 +97,8 @@ def build_routes(service: Service) -> list[BaseRoute]:
     """Build the routes over one service; Streamlit's own routes come after them."""
     routes = ArenaRoutes(service)
     return [
+        Route("/join", _answering(routes.ask_code), methods=["GET"]),
+        Route("/join", _answering(routes.join_by_code), methods=["POST"]),
         Route("/join/{token}", _answering(routes.join), methods=["GET"]),
         Route("/organiser/{token}", _answering(routes.organiser), methods=["GET"]),
         Route("/api/register", _answering(routes.register), methods=["POST"]),
@@ -123,20 +129,36 @@ class ArenaRoutes:
         """Exchange a personal link for a cookie, so that the token leaves the address bar at once."""
         token = str(request.path_params["token"])
         if await run_in_threadpool(self._enrolment, token) is None:
-            return _page(
-                403, "This link does not work", "It may be mistyped, expired or withdrawn. Ask for a new one."
-            )
-        return self._with_cookie(
-            RedirectResponse("/", status_code=303, headers=NO_STORE), VOTER_COOKIE, token
-        )
+            return wrong_link_page()
+        return self._with_cookie(_go_on(), VOTER_COOKIE, token)
+
+    async def ask_code(self, request: Request) -> Response:
+        """Show the form which takes a registration code."""
+        return code_page()
+
+    async def join_by_code(self, request: Request) -> Response:
+        """Enrol whoever knows a code, then go on to the study; who is in it already stays who they are."""
+        if _content_type(request) != "application/x-www-form-urlencoded":
+            raise Refusal(415, "Please use the form to send a code.")
+        fields = parse_qs((await _received(request)).decode(errors="replace"))
+        code = fields.get("code", [""])[0].strip()
+        try:
+            token = await self._let_in(code, request.cookies.get(VOTER_COOKIE))
+        except AlreadyEnrolled:
+            return _go_on()
+        except LinkRefused as error:
+            logger.info("registration refused: %s", error)
+            return wrong_code_page()
+        except StudyError as error:
+            logger.info("registration refused: %s", error)
+            return page(409, "Not just now", NO_PLACES)
+        return self._with_cookie(_go_on(), VOTER_COOKIE, token)
 
     async def organiser(self, request: Request) -> Response:
         """Exchange the organiser's link for a cookie which opens the results page."""
         token = str(request.path_params["token"])
         if not self.service.is_organiser(token):
-            return _page(
-                403, "This link does not work", "The organiser's link is printed when the arena starts."
-            )
+            return wrong_link_page("The organiser's link is printed when the arena starts.")
         answer = RedirectResponse("/?view=results", status_code=303, headers=NO_STORE)
         return self._with_cookie(answer, ORGANISER_COOKIE, token)
 
@@ -145,14 +167,14 @@ class ArenaRoutes:
         body = await _body(request, RegisterBody)
         if await run_in_threadpool(self._enrolment, request.cookies.get(VOTER_COOKIE)) is not None:
             return _json({"joined": True})
-        if not self.service.may_register(body.code.strip()):
-            raise Refusal(403, "This code is not the right one. Please check it and try again.")
         try:
-            slug = await run_in_threadpool(self.service.study_to_join)
-            token = await self._write(lambda session: studies.enrol(session, slug).token)
+            token = await self._let_in(body.code.strip())
+        except LinkRefused as error:
+            logger.info("registration refused: %s", error)
+            raise Refusal(403, "This code is not the right one. Please check it and try again.") from error
         except StudyError as error:
             logger.info("registration refused: %s", error)
-            raise Refusal(409, "This study takes no new participants at the moment.") from error
+            raise Refusal(409, NO_PLACES) from error
         return self._with_cookie(_json({"joined": True}), VOTER_COOKIE, token)
 
     async def task(self, request: Request) -> Response:
@@ -225,6 +247,26 @@ class ArenaRoutes:
             return await asyncio.wrap_future(self._writer.run(work))
         database = self.service.database
         return await to_thread.run_sync(lambda: in_transaction(database, work), limiter=self._limiter)
+
+    async def _let_in(self, code: str, held: str | None = None) -> str:
+        """Enrol somebody in the served study, or in the one whose code this is, and return the new token.
+
+        Raises:
+            AlreadyEnrolled: ``held`` is this person's token in that same study.
+            LinkRefused: The code is not one that lets anybody in.
+            StudyError: The served study takes nobody.
+        """
+        served = self.service.may_register(code)
+        slug = await run_in_threadpool(self.service.study_to_join) if served else ""
+        before = await run_in_threadpool(self._enrolment, held)
+
+        def enrol(session: Session) -> str:
+            made = studies.enrol(session, slug) if served else evaluators.register(session, code)
+            if before and evaluators.find_enrolment(session, made.token).study_id == before.study_id:
+                raise AlreadyEnrolled("this person is in the study already")
+            return made.token
+
+        return await self._write(enrol)
 
     def _enrolment(self, token: str | None) -> Enrolment | None:
         if token is None or not TOKEN.fullmatch(token):
@@ -376,20 +418,29 @@ def _answering(endpoint: Endpoint) -> Endpoint:
     return answer
 
 
-async def _body(request: Request, model: type[B]) -> B:
-    if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
-        raise Refusal(415, "Requests must be application/json.")
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").split(";")[0].strip()
+
+
+async def _received(request: Request) -> bytes:
     if "content-encoding" in request.headers:
         raise Refusal(415, "Requests must not be compressed.")
-    if "x-arena" not in request.headers:
-        raise Refusal(403, "Requests must come from the arena's own page.")
     received = bytearray()
     async for chunk in request.stream():
         received += chunk
         if len(received) > MAX_BODY_BYTES:
             raise Refusal(413, f"Requests may hold at most {MAX_BODY_BYTES} bytes.")
+    return bytes(received)
+
+
+async def _body(request: Request, model: type[B]) -> B:
+    if _content_type(request) != "application/json":
+        raise Refusal(415, "Requests must be application/json.")
+    if "x-arena" not in request.headers:
+        raise Refusal(403, "Requests must come from the arena's own page.")
+    received = await _received(request)
     try:
-        return model.model_validate_json(bytes(received))
+        return model.model_validate_json(received)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
@@ -423,9 +474,6 @@ def _json(
     return JSONResponse(dict(content), status, headers={**NO_STORE, **(headers or {})})
 
 
-def _page(status: int, title: str, sentence: str) -> HTMLResponse:
-    title, sentence = html.escape(title), html.escape(sentence)
-    style = "background:#757575;color:#fff;font:1.25rem/1.5 sans-serif;text-align:center;padding:20vh 1rem"
-    head = f"<!doctype html><html lang=en><title>{title}</title>"
-    document = f"{head}<body style='{style}'><h1>{title}</h1><p>{sentence}</p>"
-    return HTMLResponse(document, status, headers=NO_STORE)
+def _go_on() -> RedirectResponse:
+    """Send a browser from a link or a form to the voting page."""
+    return RedirectResponse("/", status_code=303, headers=NO_STORE)

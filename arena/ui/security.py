@@ -40,7 +40,7 @@ SECURITY_HEADERS = {
 }
 # Streamlit answers these to everybody; the arena has no use for any of them.
 CLOSED_PATHS = ("/_stcore/metrics", "/_stcore/upload_file", "/_stcore/agent")
-LIMITED_PATHS = ("/api/", "/join/", "/organiser/")
+LIMITED_PATHS = ("/api/", "/join", "/organiser/")
 MAX_REQUEST_BYTES = 64 * 1024
 SESSION_RATE, SESSION_BURST = 20.0, 60.0
 ADDRESS_RATE, ADDRESS_BURST = 300.0, 600.0

@@ -73,9 +73,12 @@ class Service:
         return hmac.compare_digest((token or "").encode(), self.organiser_token.encode())
 
     def may_register(self, code: str) -> bool:
-        """Say whether somebody who gives this code may join without an invitation."""
+        """Say whether somebody may join the served study who has no invitation and gives this code, or none.
+
+        Where anybody may join, a code that is given is another study's or group's, and is held to that.
+        """
         if self.registration == "open":
-            return True
+            return not code
         return self.registration == "code" and hmac.compare_digest(code.encode(), self.join_code.encode())
 
 

@@ -8,10 +8,10 @@ from sqlalchemy import func, select
 
 from arena import studies
 from arena.catalogue import system_label
-from arena.errors import ArenaError
 from arena.folders import VIDEO_SUFFIXES, import_videos
 from arena.models import System, Video
 from arena.protocol import PRESETS, Protocol
+from arena.ui.actions import guarded
 from arena.ui.results import table_html
 from arena.ui.service import Service
 
@@ -65,13 +65,13 @@ def _bring_in(service: Service) -> None:
         asked = st.form_submit_button("Bring in")
     if not asked:
         return
-    try:
+    path = service.videos_root / folder
+
+    def bring_in() -> None:
         with service.database.session() as session:
-            made = import_videos(session, service.videos_root / folder, system=system)
-    except ArenaError as error:
-        st.error(str(error).replace("$", "\\$"))
-    else:
-        st.success(f"{len(made)} videos are in.")
+            import_videos(session, path, system=system)
+
+    if guarded(bring_in):
         st.rerun()
 
 
@@ -101,16 +101,17 @@ def _draft(service: Service, systems: list[str]) -> None:
             captions=["hidden until the study is closed", "intervals that hold at every look"],
             horizontal=True,
         )
+        keys |= _sequential()
         asked = st.form_submit_button("Draft the study", type="primary")
     if not asked:
         return
     keys |= {"candidate": candidate, "competitors": competitors, "stopping": stopping}
-    try:
+
+    def draft() -> None:
         with service.database.session() as session:
             studies.create_study(session, name, Protocol.from_dict(keys))
-    except ArenaError as error:
-        st.error(str(error).replace("$", "\\$"))
-    else:
+
+    if guarded(draft):
         st.success("Drafted. Choose it above to look at it and to open it.")
 
 
@@ -130,6 +131,21 @@ def _numbers(keys: dict[str, Any]) -> dict[str, Any]:
         "repeat_share": repeat / 100,
         "break_every": int(rest) or None,
     }
+
+
+def _sequential() -> dict[str, Any]:
+    """Ask what only studies with sequential results may choose."""
+    columns = st.columns(2)
+    assignment = columns[0].radio(
+        "Competitors, with sequential results",
+        ["balanced", "adaptive"],
+        captions=["all are asked about until the last is decided", "each until it is decided"],
+        horizontal=True,
+    )
+    margin = columns[1].number_input(
+        "Equally good within this ratio, with sequential results (1: not asked)", 1.0, 10.0, 1.0, step=0.05
+    )
+    return {"assignment": assignment, "equivalence": margin if margin > 1 else None}
 
 
 def _texts(keys: dict[str, Any]) -> dict[str, Any]:

@@ -80,13 +80,15 @@ I2V = TrainConfig(
 )
 IMAGE_EVERY = 3  # every which step of I2V is a batch of images
 V2V = TrainConfig(
-    steps=120,
+    steps=160,
     batch_size=2,
-    learning_rate=5e-4,
+    learning_rate=7e-4,
+    optimizer="muon",
     seed=3,
     warmup=20,
-    ema_decay=0.99,
-    save_every=60,
+    cooldown=0.6,
+    ema_decay=0.98,
+    save_every=40,
     log_every=20,
 )
 RECIPES = ("autoencoder", "decoder", "t2i", "i2v", "v2v", "judge")

@@ -3,15 +3,18 @@
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.testclient import TestClient
 
-from arena import studies
-from arena.models import Enrolment, Media, Video, Vote
+from arena import evaluators, studies
+from arena.columns import now_utc
+from arena.models import Enrolment, Media, RegistrationCode, Study, Video, Vote
+from arena.ui.limits import TokenBuckets
 from arena.ui.routes import MAX_BODY_BYTES, build_routes
 from arena.ui.security import SECURITY_HEADERS, Guard, hosts_for
 from arena.ui.service import Service
@@ -326,6 +329,128 @@ def test_registration_by_code_and_by_invitation_only(setting, open_client) -> No
     assert coded.post("/api/register", json={"code": " blue harbour "}, headers=JSON).status_code == 200
     invited = open_client()
     assert invited.post("/api/register", json={"code": ""}, headers=JSON).status_code == 403
+
+
+@pytest.fixture
+def make_code(setting, make_study) -> Callable[..., str]:
+    """Make a code for another open study than the served one; it asks for consent."""
+    make_study(setting.database, "other", consent="I take part of my own will.")
+
+    def make(code: str = "red lantern", places: int = 5, slug: str = "other", **options: object) -> str:
+        with setting.database.session() as session:
+            study = studies.get_study(session, slug)
+            evaluators.add_code(session, study, code, places=places, by="test", **options)
+        return code
+
+    return make
+
+
+def places_left(setting) -> list[int]:
+    with setting.database.reading() as session:
+        return list(session.scalars(select(RegistrationCode.places_left).order_by(RegistrationCode.id)))
+
+
+def test_the_form_for_a_code_needs_no_script_and_names_its_field(open_client) -> None:
+    answer = open_client().get("/join")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/html")
+    assert "<html lang=en>" in answer.text
+    assert re.search(r"<label>[^<]+<input name=code required", answer.text)
+    assert "<form method=post action=/join>" in answer.text
+    assert "<script" not in answer.text
+    # Else browsers, under the header's no-referrer, send the form with "Origin: null", which is refused.
+    assert "<meta name=referrer content=same-origin>" in answer.text
+
+
+def test_a_code_leads_to_the_consent_of_its_own_study(setting, open_client, make_code) -> None:
+    make_code(cohort="crowd")
+    client = open_client()
+    answer = client.post("/join", data={"code": " Red  LANTERN "}, headers={"Origin": "http://127.0.0.1"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert "httponly" in answer.headers["set-cookie"].lower()
+    assert ask(client)["state"] == "consent"
+    with setting.database.reading() as session:
+        joined = session.scalars(select(Enrolment)).one()
+        assert (joined.study.slug, joined.cohort) == ("other", "crowd")
+    assert places_left(setting) == [4]
+
+
+def test_wrong_expired_and_used_up_codes_get_one_plain_page(setting, open_client, make_code) -> None:
+    make_code("used up code", places=1)
+    assert open_client().post("/join", data={"code": "used up code"}).status_code == 303
+    make_code("expired code", expires_at=now_utc() + timedelta(days=1))
+    with setting.database.session() as session:
+        session.execute(
+            update(RegistrationCode)
+            .values(expires_at=now_utc() - timedelta(days=1))
+            .where(RegistrationCode.expires_at.is_not(None))
+        )
+    refusals = [
+        open_client(registration=registration, **code).post("/join", data={"code": given})
+        for given in ("used up code", "expired code", "<b>never made", "x" * 2000)
+        for registration, code in (("invited", {}), ("open", {}), ("code", {"join_code": "blue harbour"}))
+    ]
+    assert {answer.status_code for answer in refusals} == {403}
+    assert len({answer.text for answer in refusals}) == 1
+    assert "<h1>This code does not work</h1>" in refusals[0].text
+    assert not [answer for answer in refusals if "set-cookie" in answer.headers]
+    assert places_left(setting) == [0, 5]
+
+
+def test_the_same_code_again_takes_no_second_place_but_another_study_does(
+    setting, open_client, make_code
+) -> None:
+    first, second = make_code(), make_code("blue lantern", slug="zephyrine-against-quagmire")
+    client = open_client()
+    client.post("/join", data={"code": first})
+    voter = ask(client)["voter"]
+    again = client.post("/join", data={"code": first})
+    assert (again.status_code, "set-cookie" in again.headers) == (303, False)
+    assert (ask(client)["voter"], places_left(setting)) == (voter, [4, 5])
+    client.post("/join", data={"code": second})
+    assert ask(client)["state"] == "vote"
+    assert (ask(client)["voter"] != voter, places_left(setting)) == (True, [4, 4])
+
+
+def test_both_kinds_of_code_work_on_both_pages(setting, open_client, make_code) -> None:
+    code = make_code()
+    client = open_client(registration="code", join_code="blue harbour")
+    assert client.post("/api/register", json={"code": code}, headers=JSON).status_code == 200
+    assert ask(client)["state"] == "consent"
+    other = open_client(registration="code", join_code="blue harbour")
+    assert other.post("/join", data={"code": "blue harbour"}).status_code == 303
+    assert ask(other)["state"] == "vote"
+
+
+def test_a_code_of_a_study_that_takes_nobody_is_told_so(setting, open_client) -> None:
+    with setting.database.session() as session:
+        session.execute(update(Study).values(state="closed"))
+    client = open_client(registration="code", join_code="blue harbour")
+    answer = client.post("/join", data={"code": "blue harbour"})
+    assert answer.status_code == 409
+    assert "takes no new participants" in answer.text
+
+
+def test_codes_from_other_sites_and_in_other_forms_are_refused(setting, open_client, make_code) -> None:
+    code, client = make_code(), open_client()
+    refusals = [
+        client.post("/join", data={"code": code}, headers={"Origin": "http://elsewhere.example"}),
+        client.post("/join", data={"code": code}, headers={"Origin": "null"}),
+        client.post("/join", json={"code": code}),
+        client.post("/join", data={"code": "x" * (MAX_BODY_BYTES + 1)}),
+    ]
+    assert [answer.status_code for answer in refusals] == [403, 403, 415, 413]
+    assert places_left(setting) == [5]
+
+
+def test_codes_are_limited_like_links(setting) -> None:
+    service = Service(database=setting.database, study="any", organiser_token=SECRET)
+    guard = Guard(Starlette(routes=build_routes(service)))
+    guard.addresses = TokenBuckets(rate=1.0, burst=3.0, clock=lambda: 0.0)
+    with TestClient(guard, base_url="http://127.0.0.1") as client:
+        tried = [client.post("/join", data={"code": f"guess {number}"}).status_code for number in range(4)]
+        assert tried == [403, 403, 403, 429]
+        assert client.get("/join/guessed-token-000000").status_code == 429
 
 
 def test_organiser_link_opens_results_only_with_the_secret(open_client) -> None:
