@@ -18,7 +18,21 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from playwright.sync_api import Browser, BrowserType, expect, sync_playwright
 
+BROWSER_VARIABLE = "MAGICVIDEO_TEST_BROWSER"
+PROGRAMS = {
+    "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "firefox": ("firefox-esr", "firefox"),
+}
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 ENGINES = ("sqlite", "postgresql")
 PG_VARIABLE = "MAGICVIDEO_TEST_PG_URL"
 PG_SETTINGS = (
@@ -163,3 +177,28 @@ def shared_database_url(
     """As `database_url`, one for all tests of a module: for tests that leave it as it was."""
     with _migrated(request, tmp_path_factory.mktemp("shared")) as url:
         yield url
+
+
+def _launch(kind: BrowserType, name: str) -> Browser:
+    """Start the system's browser, or the one that Playwright installed."""
+    program = next(filter(None, map(shutil.which, PROGRAMS[name])), None)
+    if program is not None and name == "chromium":
+        return kind.launch(executable_path=program, args=CHROMIUM_FLAGS)
+    if Path(kind.executable_path).exists():
+        return kind.launch()
+    if program is not None:  # the system's own Firefox, which speaks WebDriver BiDi
+        return kind.launch(channel="moz-firefox", executable_path=program)
+    assert os.environ.get("CI") != "true", f"the gate needs {name}: install it with apt-get install {name}"
+    pytest.skip(f"no {name} on this machine")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The browser named by the environment, headless."""
+    name = os.environ.get(BROWSER_VARIABLE, "chromium")
+    assert name in PROGRAMS, f"{BROWSER_VARIABLE} is {name!r}: expected one of {', '.join(PROGRAMS)}"
+    expect.set_options(timeout=30_000)
+    with sync_playwright() as playwright:
+        browser = _launch(getattr(playwright, name), name)
+        yield browser
+        browser.close()

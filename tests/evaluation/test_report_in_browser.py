@@ -1,10 +1,9 @@
 """The page in a real Chromium: nothing is fetched or complains, clips play, dark, light and print work."""
 
-import shutil
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser
 
 from arena import catalogue, exchange
 from arena.database import open_database
@@ -14,7 +13,6 @@ from evaluation.runs import make_videos
 from evaluation.systems.sprites_truth import SpritesTruth
 
 PROMPT = "a large red star spinning on a sunset background"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
 
 @pytest.fixture
@@ -35,36 +33,29 @@ def page_file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.browser
-def test_page_opens_without_errors_plays_and_prints(page_file: Path) -> None:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        page = browser.new_page()
-        complaints: list[str] = []
-        asked: list[str] = []
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(page_file.as_uri())
-        page.wait_for_function(
-            "[...document.querySelectorAll('video')].every(video => video.readyState >= 2)"
-        )
-        page.evaluate("Promise.all([...document.querySelectorAll('video')].map(video => video.play()))")
-        page.wait_for_function(
-            "[...document.querySelectorAll('video')].every(video => video.currentTime > 0.1)"
-        )
-        assert page.locator("video").count() == 2
-        assert page.locator("h1").bounding_box()["y"] < 200
-        back = {}
-        for scheme in ("light", "dark"):
-            page.emulate_media(color_scheme=scheme)
-            back[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert back["light"] != back["dark"]
-        width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-        assert width[0] <= width[1]  # nothing sticks out sideways
-        page.emulate_media(media="print")
-        assert page.locator("text=how evaluators were found").first.is_visible()
-        assert len(page.pdf()) > 10_000
-        browser.close()
+def test_page_opens_without_errors_plays_and_prints(page_file: Path, browser: Browser) -> None:
+    page = browser.new_page()
+    complaints: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(page_file.as_uri())
+    page.wait_for_function("[...document.querySelectorAll('video')].every(video => video.readyState >= 2)")
+    page.evaluate("Promise.all([...document.querySelectorAll('video')].map(video => video.play()))")
+    page.wait_for_function("[...document.querySelectorAll('video')].every(video => video.currentTime > 0.1)")
+    assert page.locator("video").count() == 2
+    assert page.locator("h1").bounding_box()["y"] < 200
+    back = {}
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        back[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert back["light"] != back["dark"]
+    width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1]  # nothing sticks out sideways
+    page.emulate_media(media="print")
+    assert page.locator("text=how evaluators were found").first.is_visible()
+    assert len(page.pdf()) > 10_000
+    page.close()
     assert complaints == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

@@ -1,7 +1,5 @@
 """A real browser on a served study: Chromium, or Firefox when ``MAGICVIDEO_TEST_BROWSER=firefox``."""
 
-import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,25 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserType, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from arena.ui.service import ORGANISER_COOKIE
 
 PATIENCE_S = 180  # a busy machine is slow, not wrong
-VARIABLE = "MAGICVIDEO_TEST_BROWSER"
 SECRET = "organiser-secret-for-tests"
-PROGRAMS = {
-    "chromium": ("chromium", "chromium-browser", "google-chrome"),
-    "firefox": ("firefox-esr", "firefox"),
-}
-CHROMIUM_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 FIND_VIDEOS = """window.arenaVideos = () => {
   const find = (root) => {
     const own = [...root.querySelectorAll('video')];
@@ -83,31 +68,6 @@ class Visitor:
     def become_organiser(self) -> None:
         """Take the organiser's cookie along, as their link gives it."""
         self.page.context.add_cookies([{"name": ORGANISER_COOKIE, "value": SECRET, "url": self.address}])
-
-
-def _launch(kind: BrowserType, name: str) -> Browser:
-    """Start the system's browser, or the one that Playwright installed."""
-    program = next(filter(None, map(shutil.which, PROGRAMS[name])), None)
-    if program is not None and name == "chromium":
-        return kind.launch(executable_path=program, args=CHROMIUM_FLAGS)
-    if Path(kind.executable_path).exists():
-        return kind.launch()
-    if program is not None:  # the system's own Firefox, which speaks WebDriver BiDi
-        return kind.launch(channel="moz-firefox", executable_path=program)
-    assert os.environ.get("CI") != "true", f"the gate needs {name}: install it with apt-get install {name}"
-    pytest.skip(f"no {name} on this machine")
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """The browser named by the environment, headless."""
-    name = os.environ.get(VARIABLE, "chromium")
-    assert name in PROGRAMS, f"{VARIABLE} is {name!r}: expected one of {', '.join(PROGRAMS)}"
-    expect.set_options(timeout=30_000)
-    with sync_playwright() as playwright:
-        browser = _launch(getattr(playwright, name), name)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
