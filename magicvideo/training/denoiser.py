@@ -11,7 +11,8 @@ from torch import nn
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from magicvideo.appearance import set_appearance_scale, takes_patches
-from magicvideo.backbone import enable_full_checkpointing, frame_positions
+from magicvideo.backbone import enable_full_checkpointing, frame_positions, set_group_norm
+from magicvideo.pipeline import MagicVideoPipeline
 from magicvideo.training.diffusion import tokenize
 from magicvideo.training.recipe import Group
 
@@ -28,6 +29,24 @@ class DenoiserParts:
     tokenizer: CLIPTokenizer
     feature_extractor: CLIPImageProcessor
     scheduler: DDIMScheduler
+
+    @classmethod
+    def of(cls, pipe: MagicVideoPipeline, stage: str) -> "DenoiserParts":
+        """Return the modules of a pipeline's ``stage``, i2v or v2v, normalised as it does."""
+        parts, v2v = pipe.components, stage == "v2v"
+        parts.use_appearance(stage)
+        video_unet = parts.v2v_unet if v2v else parts.i2v_unet
+        set_group_norm(video_unet, (pipe.config.v2v if v2v else pipe.config.i2v).group_norm)
+        return cls(
+            image_unet=parts.unet,
+            video_unet=video_unet,
+            controlnet=(v2v and parts.v2v_controlnet) or parts.controlnet,
+            text_encoder=parts.text_encoder,
+            image_encoder=parts.image_encoder,
+            tokenizer=parts.tokenizer,
+            feature_extractor=parts.feature_extractor,
+            scheduler=parts.scheduler,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

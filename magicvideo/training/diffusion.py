@@ -133,7 +133,7 @@ class ImageBatches:
         *,
         compile_unet: bool = False,
     ) -> None:
-        """Take ``pools`` as (pool, batch size, share of the steps)."""
+        """Take ``pools`` as (pool, batch size, share of the steps); ``compile_unet`` pays in long runs alone."""
         self.pools, self.unet, self.text_encoder, self.seed = pools, unet, text_encoder, seed
         self.predict = compiled(unet) if compile_unet else unet
         self.empty = tokenize(tokenizer, [""])

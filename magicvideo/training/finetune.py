@@ -12,7 +12,7 @@ from diffusers import ControlNetModel, MotionAdapter
 from diffusers.models.embeddings import ImageProjection
 
 from magicvideo.appearance import export_appearance, takes_patches
-from magicvideo.backbone import bare_backbone, extract_motion_adapter, set_group_norm, zero_motion_output
+from magicvideo.backbone import bare_backbone, extract_motion_adapter, zero_motion_output
 from magicvideo.components import Components
 from magicvideo.config import PipelineConfig
 from magicvideo.errors import MagicVideoError
@@ -108,22 +108,17 @@ def resolve(recipe: DiffusionRecipe, config: PipelineConfig) -> DiffusionRecipe:
 
 
 def parts_of(pipe: MagicVideoPipeline, recipe: DiffusionRecipe) -> DenoiserParts:
-    """Return the modules of the stage that the recipe trains, normalised as its pipeline does."""
-    parts, stage = pipe.components, _stage(recipe)
-    v2v = stage == "v2v"
-    parts.use_appearance(stage)
-    video_unet = parts.v2v_unet if v2v else parts.i2v_unet
-    set_group_norm(video_unet, (pipe.config.v2v if v2v else pipe.config.i2v).group_norm)
-    return DenoiserParts(
-        image_unet=(recipe.part == "t2i" and parts.t2i_unet) or parts.unet,
-        video_unet=video_unet,
-        controlnet=(v2v and parts.v2v_controlnet) or parts.controlnet,
-        text_encoder=parts.text_encoder,
-        image_encoder=parts.image_encoder,
-        tokenizer=parts.tokenizer,
-        feature_extractor=parts.feature_extractor,
-        scheduler=parts.scheduler,
-    )
+    """Return the modules of the stage that the recipe trains, normalised as its pipeline does.
+
+    Raises:
+        MagicVideoError: text-to-image has layers of its own, which do not hang together with those trained here.
+    """
+    if recipe.part == "t2i" and pipe.components.t2i_unet is not None:
+        raise MagicVideoError(
+            f"text-to-image of {recipe.checkpoint} has spatial layers of its own (it was tuned with an adapter), and "
+            f"part t2i trains those that all stages share; train a checkpoint without them, or use train preference"
+        )
+    return DenoiserParts.of(pipe, _stage(recipe))
 
 
 @torch.no_grad()

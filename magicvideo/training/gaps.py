@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from magicvideo.sprites.render import render
 from magicvideo.sprites.scene import Scene, Split, sample_scene
-from magicvideo.training.textures import textured_gap
 
 NUM_KEYFRAMES = 32
 THIRDS = (1 / 3, 2 / 3)
@@ -40,24 +39,14 @@ def gap_pool(
     seed: int,
     *,
     split: Split = "train",
-    textured: float = 0.0,
     progress: bool = True,
 ) -> GapPool:
-    """Render ``count`` gaps, each of its own scene in which something moves.
-
-    A share of ``textured`` shows moving textures in place of sprites, see `textured_gap`.
-    """
+    """Render ``count`` gaps, each of its own scene in which something moves."""
     frames = torch.empty(count, 5, 3, size, size, dtype=torch.uint8)
     flow = torch.empty(count, 3, 4, size // 4, size // 4, dtype=torch.half)
     time, box = torch.empty(count), torch.empty(count, 4, dtype=torch.long)
     for index in tqdm(range(count), desc=f"gaps {size} px", disable=not progress):
         rng = np.random.default_rng([seed, index])
-        if index < textured * count:
-            time[index] = float(rng.uniform(0.1, 0.9))
-            moments = np.array([0, THIRDS[0], float(time[index]), THIRDS[1], 1])
-            frames[index], flow[index] = textured_gap(rng, size, moments)
-            box[index] = torch.tensor([0, size, 0, size])
-            continue
         scene = _moving_scene(rng, split)
         time[index] = float(rng.uniform(0.1, 0.9))
         inside = np.array([THIRDS[0], float(time[index]), THIRDS[1]])

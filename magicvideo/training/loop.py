@@ -1,4 +1,4 @@
-"""One training loop for every part: AdamW, averaged weights, exact resume, and a recipe written beside them."""
+"""One training loop for every part: AdamW or Muon, averaged weights, exact resume, and a recipe written beside them."""
 
 import hashlib
 import json
@@ -40,9 +40,7 @@ class TrainConfig:
     save_every: int = 500
     log_every: int = 50
     accumulation: int = 1  # batches whose gradients are averaged in one step
-    optimizer: Literal["adamw", "muon"] = (
-        "adamw"  # Muon: orthogonalised steps for matrices, AdamW for what else there is
-    )
+    optimizer: Literal["adamw", "muon"] = "adamw"  # see `magicvideo.training.optimizers`
 
     def rate(self, step: int) -> float:
         """Return the factor on the learning rate at ``step``: linear warm-up, plateau, linear fall."""

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from magicvideo.backbone import Backbone, bare_backbone, set_group_norm
+from magicvideo.backbone import Backbone, bare_backbone
 from magicvideo.errors import MagicVideoError
 from magicvideo.lora import AdapterStages
 from magicvideo.pipeline import MagicVideoPipeline
@@ -123,23 +123,9 @@ class VideoModel:
 
     def __init__(self, pipe: MagicVideoPipeline, clips: EncodedClips, places: dict[Path, int]) -> None:
         """Take the stage's modules as they are; the latents stay on disk."""
-        parts = pipe.components
-        parts.use_appearance("i2v")
-        set_group_norm(parts.i2v_unet, pipe.config.i2v.group_norm)
-        self.unet, self.scheduler, self.clips, self.places = parts.i2v_unet, parts.scheduler, clips, places
-        self._denoiser = Denoiser(
-            DenoiserParts(
-                image_unet=parts.unet,
-                video_unet=parts.i2v_unet,
-                controlnet=parts.controlnet,
-                text_encoder=parts.text_encoder,
-                image_encoder=parts.image_encoder,
-                tokenizer=parts.tokenizer,
-                feature_extractor=parts.feature_extractor,
-                scheduler=parts.scheduler,
-            ),
-            appearance=True,
-        )
+        parts = DenoiserParts.of(pipe, "i2v")
+        self.unet, self.scheduler, self.clips, self.places = parts.video_unet, parts.scheduler, clips, places
+        self._denoiser = Denoiser(parts, appearance=True)
 
     @property
     def device(self) -> torch.device:

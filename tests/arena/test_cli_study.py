@@ -18,6 +18,7 @@ from arena.errors import ArenaError, DatabaseError, LinkRefused
 from arena.evaluators import register
 from arena.voting import submit
 from evaluation.cli import db, study
+from evaluation.errors import EvaluationError
 
 VOTES = Path(evaluation.__file__).parent / "data" / "votes"
 
@@ -226,6 +227,23 @@ def test_failures_are_sentences(url: str, tmp_path: Path) -> None:
         failed = _run(study.app, *arguments, "--db", url)
         assert isinstance(failed.exception, ArenaError)
         assert "there is no study 'none'" in str(failed.exception)
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("votes_per_pairs: 3", "unknown key 'votes_per_pairs'; allowed here: candidate, competitors"),
+        ("votes_per_pair: many", "votes_per_pair: input should be a valid integer"),
+    ],
+)
+def test_a_wrong_protocol_is_refused_with_its_line(
+    url: str, tmp_path: Path, line: str, sentence: str
+) -> None:
+    path = tmp_path / "protocol.yaml"
+    path.write_text(f"candidate: ours\ncompetitors: [theirs]\n{line}\n")
+    refused = _run(study.app, "create", "first", "--protocol", path, "--db", url)
+    assert isinstance(refused.exception, EvaluationError)
+    assert str(refused.exception).startswith(f"{path}, line 3: {sentence}")
 
 
 def test_wrong_use_ends_with_status_2(url: str) -> None:

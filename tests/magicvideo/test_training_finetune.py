@@ -305,6 +305,16 @@ def test_too_few_frames_and_unknown_predictions_are_refused(pipe: MagicVideoPipe
         Batches(Denoiser(other, appearance=True), recipe, Clips(), seed=0)
 
 
+def test_text_to_image_with_layers_of_its_own_is_not_trained_beside_them(pipe: MagicVideoPipeline) -> None:
+    recipe = recipe_of("t2i", pipe)
+    pipe.components.t2i_unet = bare_backbone(pipe.components.unet)
+    try:
+        with pytest.raises(MagicVideoError, match="spatial layers of its own"):
+            parts_of(pipe, recipe)
+    finally:
+        pipe.components.t2i_unet = None
+
+
 def small_recipe(checkpoint: Path, part: str, **changes: object) -> DiffusionRecipe:
     values: dict[str, object] = {
         "part": part,
