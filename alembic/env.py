@@ -10,7 +10,8 @@ from typing import Any
 from alembic import context
 from sqlalchemy import Connection, Engine, create_engine, event, pool
 
-import arena.outcomes  # noqa: F401 (its table is part of the schema)
+import arena.outcomes
+import arena.reservations  # noqa: F401 (their tables are part of the schema)
 from arena.models import Base
 
 URL_KEY = "url"

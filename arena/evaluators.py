@@ -136,12 +136,14 @@ def register(session: Session, code: str, *, now: datetime | None = None) -> Enr
     """Let somebody in who knows a registration code; never more people than it has places.
 
     Raises:
-        LinkRefused: The code is unknown, has expired or has no places left, or its study is closed.
+        LinkRefused: The code is unknown or withdrawn, has expired or has no places left, or its study is closed.
     """
     moment = now or now_utc()
-    found = session.scalar(select(RegistrationCode).where(RegistrationCode.code_hash == _code_hash(code)))
+    found = _code(session, code)
     if found is None:
         raise LinkRefused("this code is not the right one: check it and try again")
+    if found.revoked_at is not None:
+        raise LinkRefused("this code was withdrawn: ask for a new one")
     if found.expires_at is not None and found.expires_at < moment:
         raise LinkRefused("this code has expired: ask for a new one")
     study = session.get_one(Study, found.study_id)
@@ -149,14 +151,105 @@ def register(session: Session, code: str, *, now: datetime | None = None) -> Enr
         raise LinkRefused("this study is closed: it takes no new participants")
     taken = session.execute(
         update(RegistrationCode)
-        .where(RegistrationCode.id == found.id, RegistrationCode.places_left > 0)
+        .where(
+            RegistrationCode.id == found.id,
+            RegistrationCode.places_left > 0,
+            RegistrationCode.revoked_at.is_(None),
+        )
         .values(places_left=RegistrationCode.places_left - 1)
         .returning(RegistrationCode.id)
         .execution_options(synchronize_session=False)
     )
     if taken.first() is None:
-        raise LinkRefused("every place of this code is taken")
+        raise LinkRefused("this code was withdrawn or every place of it is taken")
     return enrol_in(session, study, quota=found.quota, cohort=found.cohort)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeState:
+    """How a registration code stands; the code itself is nowhere, so a number stands for it.
+
+    Attributes:
+        number: Which one it is.
+        state: "open", "used" (every place is taken), "expired" or "revoked".
+        places, taken: How many people it lets in, and how many came.
+        cohort: The group of those who came.
+        created_at, expires_at: Since when and until when.
+    """
+
+    number: int
+    state: str
+    places: int
+    taken: int
+    cohort: str
+    created_at: datetime
+    expires_at: datetime | None
+
+
+def codes(session: Session, study: Study, *, now: datetime | None = None) -> list[CodeState]:
+    """Return how each registration code of a study stands, oldest first."""
+    moment = now or now_utc()
+    query = (
+        select(RegistrationCode)
+        .where(RegistrationCode.study_id == study.id)
+        .order_by(RegistrationCode.id)
+        .execution_options(populate_existing=True)
+    )
+    return [
+        CodeState(
+            number=code.id,
+            state=_code_state(code, moment),
+            places=code.places,
+            taken=code.places - code.places_left,
+            cohort=code.cohort,
+            created_at=code.created_at,
+            expires_at=code.expires_at,
+        )
+        for code in session.scalars(query)
+    ]
+
+
+def _code_state(code: RegistrationCode, now: datetime) -> str:
+    if code.revoked_at is not None:
+        return "revoked"
+    if not code.places_left:
+        return "used"
+    return "expired" if code.expires_at is not None and code.expires_at < now else "open"
+
+
+def revoke_code(session: Session, study: Study, number: int, *, by: str) -> None:
+    """Make a registration code let in nobody more; those who came by it stay.
+
+    Raises:
+        StudyError: The study has no such code, or it was withdrawn before.
+    """
+    changed = session.execute(
+        update(RegistrationCode)
+        .where(
+            RegistrationCode.id == number,
+            RegistrationCode.study_id == study.id,
+            RegistrationCode.revoked_at.is_(None),
+        )
+        .values(revoked_at=now_utc())
+        .returning(RegistrationCode.id)
+        .execution_options(synchronize_session=False)
+    )
+    if changed.first() is None:
+        raise StudyError(f"study {study.slug!r} has no code {number} that could be withdrawn")
+    audit.record(session, by, "registration code revoked", study.slug, code=number)
+
+
+def study_of_code(session: Session, code: str) -> int | None:
+    """Return the study that a registration code is of, whether or not it still lets anybody in."""
+    found = _code(session, code)
+    return None if found is None else found.study_id
+
+
+def _code(session: Session, code: str) -> RegistrationCode | None:
+    found: RegistrationCode | None = session.scalar(
+        select(RegistrationCode).where(RegistrationCode.code_hash == _code_hash(code))
+    )
+    return found
 
 
 def _code_hash(code: str) -> str:

@@ -316,6 +316,7 @@ class RegistrationCode(Base):
     quota: Mapped[int | None]
     cohort: Mapped[str] = mapped_column(Text, default="")
     expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
     created_at: Mapped[datetime]
 
 

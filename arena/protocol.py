@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -43,6 +43,8 @@ class Protocol:
         votes_per_pair: How many evaluators judge each pair.
         seed: Decides the order of pairs and the sides.
         alpha: One minus the confidence of intervals.
+        categories: Names of kinds of prompts and the prompts of each, for a table of results by category; a prompt
+            may be of several or of none.
         criteria: What is asked; "overall" is always among them, the others are optional for evaluators.
         estimand: "two-way" when prompts stand for others like them, "evaluator" for a fixed prompt suite.
         stopping: "fixed" hides results until the study is closed; "sequential" shows an interval that stays
@@ -80,6 +82,7 @@ class Protocol:
     seed: int = 0
     alpha: float = 0.05
     criteria: tuple[str, ...] = ("overall",)
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
     estimand: str = "two-way"
     stopping: str = "fixed"
     equivalence: float | None = None
@@ -118,6 +121,10 @@ class Protocol:
             ("overall" in self.criteria, "'overall' must be among the criteria"),
             (len(set(self.criteria)) == len(self.criteria), "a criterion is named twice"),
             (all(name.strip() for name in self.criteria), "a criterion needs a name"),
+            (
+                all(name.strip() and prompts for name, prompts in self.categories.items()),
+                "a category needs a name and prompts",
+            ),
             (self.estimand in ("two-way", "evaluator"), f"unknown estimand {self.estimand!r}"),
             (self.stopping in ("fixed", "sequential"), f"unknown stopping rule {self.stopping!r}"),
             (

@@ -14,6 +14,7 @@ from arena.models import Assignment, Enrolment, Evaluator, Import, Pair, Study, 
 from arena.preference import ClusteredError, Preference, gsb_ratio
 from arena.stopping import stopping_report
 from arena.studies import get_study
+from arena.subgroups import subgroups
 from arena.tally import (
     OVERALL,
     CountRow,
@@ -97,6 +98,7 @@ def study_report(session: Session, slug: str) -> dict[str, Any]:
     once = [vote for vote in overall if not vote.repeat]
     design = _design(session, study, votes, comparisons)
     rows = [comparison.to_dict() for comparison in comparisons]
+    labels = {key: system_label(system) for key, system in systems_by_id(session).items()}
     warnings = [
         *caveats.about_origin(origin),
         *caveats.about_design(study, design, rows),
@@ -115,10 +117,11 @@ def study_report(session: Session, slug: str) -> dict[str, Any]:
         "ranking": statistics.ranking(
             once,
             [row for row in counts if row.origin == "human" and row.criterion == OVERALL],
-            {key: system_label(system) for key, system in systems_by_id(session).items()},
+            labels,
             estimand=_estimand(study),
             level=level,
         ),
+        "subgroups": subgroups(session, study, once, labels, estimand=_estimand(study), level=level),
         "agreement": statistics.agreement_of(overall, names=_pseudonyms(session, study), level=level),
         "stopping": stopping_report(session, study, votes),
         "protocol_missing": _missing(study, votes),

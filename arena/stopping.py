@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from arena import audit
 from arena.catalogue import system_label
 from arena.models import OPEN_STATES, Assignment, Enrolment, Pair, Study, StudySystem, System
+from arena.reservations import Reservation
 from arena.tally import OVERALL, VoteRow, collected_votes
 
 if TYPE_CHECKING:
@@ -124,7 +125,12 @@ def _complete(session: Session, study: Study) -> set[int]:
         .join(Assignment, Assignment.pair_id == Pair.id)
         .where(Pair.study_id == study.id, Pair.kind == "main", Assignment.state.in_(OPEN_STATES))
     )
-    return {system for system, slots in left if not slots} - set(waiting)
+    reserved = session.scalars(
+        select(Pair.system_b)
+        .join(Reservation, Reservation.pair_id == Pair.id)
+        .where(Pair.study_id == study.id, Pair.kind == "main")
+    )
+    return {system for system, slots in left if not slots} - set(waiting) - set(reserved)
 
 
 def _standing(

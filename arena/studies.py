@@ -81,7 +81,8 @@ def create_study(
         replace: Give a study which is still a draft another protocol.
 
     Raises:
-        StudyError: Another protocol has this name, or a competitor shares no prompt with the candidate.
+        StudyError: Another protocol has this name, a competitor shares no prompt with the candidate, or a category
+            names a prompt that is not among them.
     """
     plan = protocol.to_dict()
     study = session.scalar(select(Study).where(Study.slug == slug))
@@ -104,10 +105,20 @@ def create_study(
     )
     session.flush()
     pairs = _matched(session, protocol, candidate, competitors, prompts)
+    _check_categories(protocol, {ours.prompt.text for ours, _ in pairs})
     _add_pairs(session, study, protocol, pairs)
     _add_checks(session, study, protocol, pairs)
     audit.record(session, "owner", "study created", slug, protocol_sha256=study.protocol_sha256)
     return study
+
+
+def _check_categories(protocol: Protocol, texts: set[str]) -> None:
+    for name, prompts in protocol.categories.items():
+        unknown = [text for text in prompts if text not in texts]
+        if unknown:
+            raise StudyError(
+                f"category {name!r} names {unknown[0]!r}, of which this study has no pair of videos"
+            )
 
 
 def study_protocol(study: Study) -> Protocol:

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from arena.assignment import Turn, last_vote, take_slot, turn_in
+from arena.assignment import Turn, last_vote, turn_in
+from arena.choosing import take_slot
 from arena.columns import now_utc
 from arena.database import Database
 from arena.errors import TooSoon, VoteRefused
@@ -138,9 +139,11 @@ def submit(database: Database, *, token: str, now: datetime | None = None, **bal
 
 
 def submit_and_turn(
-    session: Session, token: str, ballot: Ballot, *, now: datetime | None = None
+    session: Session, token: str, ballot: Ballot, *, now: datetime | None = None, ahead: bool = False
 ) -> tuple[Receipt, Turn]:
     """Store a vote and lease the next task in one transaction, which the caller commits.
+
+    With ``ahead`` the task after that is reserved, as by `arena.assignment.turn_in`.
 
     Raises:
         VoteRefused: As for `submit`; nothing was stored.
@@ -150,7 +153,7 @@ def submit_and_turn(
     receipt = _submit(session, enrolment, ballot, moment)
     session.flush()
     undo = study_protocol(enrolment.study).undo and receipt.correct is None if receipt.new else None
-    return receipt, turn_in(session, enrolment, moment, can_undo=undo)
+    return receipt, turn_in(session, enrolment, moment, can_undo=undo, ahead=ahead)
 
 
 def _submit(session: Session, enrolment: Enrolment, ballot: Ballot, now: datetime) -> Receipt:
@@ -221,9 +224,9 @@ def _require_watched(
 
 
 def _stored(session: Session, task: Assignment, criterion: str, revision: int) -> Vote | None:
-    return session.scalar(
-        select(Vote).where(Vote.assignment_id == task.id, Vote.criterion == criterion, Vote.rev == revision)
-    )
+    which = {"assignment": task.id, "criterion": criterion, "rev": revision}
+    found: Vote | None = session.scalar(_STORED, which)
+    return found
 
 
 def _values(enrolment: Enrolment, task: Assignment, ballot: Ballot, now: datetime) -> dict[str, object]:

@@ -2,10 +2,12 @@
 
     python benchmarks/arena_load.py --sessions 100 --think 2 --seconds 30
     python benchmarks/arena_load.py --sessions 32 --think 0 --seconds 20
+    python benchmarks/arena_load.py --sessions 50 --think 2 --seconds 30 --flood 32
 
 Server and clients run on this machine. Printed as JSON: votes a second, the server's processor time for each,
 milliseconds from sending a vote to the next pair (p50, p95, p99), and how many acknowledged votes the database
-lacks, which must be none.
+lacks, which must be none. ``--flood`` opens so many connections of one person who asks without end, from another
+address of this machine; what they are answered is counted.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ from arena.protocol import Protocol
 from arena.studies import create_study, enrol
 
 STUDY = "load"
+FLOOD_ADDRESS = "127.0.0.2"
 SECRET = "organiser-secret-for-the-benchmark"
 SERVER = """
 import sys
@@ -51,6 +55,7 @@ class Tally:
     pages_ms: list[float] = field(default_factory=list)
     acknowledged: set[str] = field(default_factory=set)
     refused: int = 0
+    flood: Counter[int] = field(default_factory=Counter)
 
 
 def fill(database: Database, sessions: int, prompts: int) -> list[str]:
@@ -92,11 +97,13 @@ def _video(system_id: int, prompt_id: int, sha256: str) -> Video:
 class Connection:
     """One keep-alive HTTP/1.1 connection; small, so that clients cost the server's machine little."""
 
-    def __init__(self, port: int, token: str) -> None:
-        self.port, self.token = port, token
+    def __init__(self, port: int, token: str, local: str = "127.0.0.1") -> None:
+        self.port, self.token, self.local = port, token, local
 
     async def open(self) -> None:
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self.reader, self.writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, local_addr=(self.local, 0)
+        )
 
     async def request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         content = b"" if body is None else json.dumps(body).encode()
@@ -157,12 +164,26 @@ async def evaluate(number: int, port: int, token: str, think: float, until: floa
     connection.writer.close()
 
 
-async def drive(port: int, tokens: list[str], think: float, seconds: float) -> tuple[Tally, float]:
-    """Run all sessions at once and return what they saw and how long it took."""
+async def flood(port: int, token: str, until: float, tally: Tally) -> None:
+    """Ask for the open task without end."""
+    connection = Connection(port, token, FLOOD_ADDRESS)
+    await connection.open()
+    while time.monotonic() < until:
+        status, _ = await connection.request("POST", "/api/task", {})
+        tally.flood[status] += 1
+    connection.writer.close()
+
+
+async def drive(
+    port: int, tokens: list[str], think: float, seconds: float, flooders: int
+) -> tuple[Tally, float]:
+    """Run all sessions at once and return what they saw and how long it took; the last token floods."""
     tally, began = Tally(), time.monotonic()
     until = began + seconds
+    *honest, noisy = tokens
     await asyncio.gather(
-        *(evaluate(number, port, token, think, until, tally) for number, token in enumerate(tokens))
+        *(evaluate(number, port, token, think, until, tally) for number, token in enumerate(honest)),
+        *(flood(port, noisy, until, tally) for _ in range(flooders)),
     )
     return tally, time.monotonic() - began
 
@@ -181,12 +202,13 @@ def main() -> None:
     parser.add_argument("--think", type=float, default=2.0, help="seconds between votes of one session")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--flood", type=int, default=0, help="connections of somebody who asks without end")
     parser.add_argument("--db", help="database URL; default a new SQLite file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         url = options.db or f"sqlite:///{Path(folder) / 'load.db'}"
         database = open_database(url, create=True)
-        tokens = fill(database, options.sessions, options.prompts)
+        tokens = fill(database, options.sessions + 1, options.prompts)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -194,7 +216,7 @@ def main() -> None:
         try:
             _wait(port, server)
             before = _cpu_seconds(server.pid)
-            tally, took = asyncio.run(drive(port, tokens, options.think, options.seconds))
+            tally, took = asyncio.run(drive(port, tokens, options.think, options.seconds, options.flood))
             server_cpu = _cpu_seconds(server.pid) - before
         finally:
             server.terminate()
@@ -212,6 +234,7 @@ def main() -> None:
         "server_cpu_ms_per_vote": round(1000 * server_cpu / len(tally.votes_ms), 2),
         "refused": tally.refused,
         "lost": len(tally.acknowledged - stored),
+        "flood_answers": dict(tally.flood),
     }
     print(json.dumps(found, indent=2))
 

@@ -16,14 +16,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from evaluation.embedded_metrics import DISTORTIONS, VALIDATIONS, render_pool
+from evaluation.embedded_metrics import (
+    DISTORTIONS,
+    held_out_pool,
+    render_pool,
+    validate_clip,
+    video_rates,
+)
 from metrics.embedded import CLIP_WEIGHTS, VIDEO_WEIGHTS
 from metrics.features import load_extractor
 from metrics.functional import frechet_distance, temporal_profile
 from metrics.functional.temporal import Profile
+from metrics.stillness import asks_for_motion
 from metrics.text_video import CLIPScore, VideoTextScore
 
 FPS = 12.0
+CHANGED = {"red", "orange", "yellow", "blue", "purple", "pink"}  # colours that a swap of red and blue turns
 Rates = dict[str, float]
 
 
@@ -203,25 +211,40 @@ def motion_rates(seeds: int, frames: int, size: int) -> dict[str, Rates]:
     }
 
 
-def text_rates(clips: int) -> dict[str, Rates]:
-    """Return how often a wrong attribute scores lower, and how often a frozen clip scores at least as high."""
-    found = {
-        name: {
-            key.removeprefix("right_over_"): round(value, 3)
-            for key, value in VALIDATIONS[name](folder, clips=clips, seed=1, progress=False).items()
-            if key.startswith("right_over_")
-        }
-        for name, folder in (("clip", CLIP_WEIGHTS), ("video", VIDEO_WEIGHTS))
+def text_rates(seeds: int, clips: int) -> dict[str, Rates]:
+    """Return in which share of all pairs, over seeds, what is wrong or frozen scores lower than what is right."""
+    models = {
+        "clip": (CLIPScore(), validate_clip, CLIP_WEIGHTS),
+        "video": (VideoTextScore(), video_rates, VIDEO_WEIGHTS),
     }
-    pool = render_pool(clips, 8, 64, 11, split="held_out", progress=False)
-    moving = [i for i, caption in enumerate(pool.captions) if "still" not in caption]
-    videos, captions = pool.videos[moving], [pool.captions[i] for i in moving]
-    for name, metric in (("clip", CLIPScore()), ("video", VideoTextScore())):
-        metric.update(videos, captions)
-        metric.update(videos[:, :1].expand_as(videos), captions)
-        clean, frozen = metric.values().split(len(captions))
-        found[name]["moving over frozen"] = round(float((clean > frozen).double().mean()), 3)
+    found: dict[str, Rates] = {}
+    for name, (metric, rates, folder) in models.items():
+        rows = []
+        for seed in range(1, seeds + 1):
+            row = rates(folder, clips=clips, seed=seed, progress=False)
+            pool = held_out_pool(clips, seed, progress=False)
+            rows.append({key.removeprefix("right_over_"): value for key, value in row.items()})
+            rows[-1] |= _over_distorted(metric, pool.videos, pool.captions)
+        found[name] = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}
     return found
+
+
+def _over_distorted(metric: CLIPScore | VideoTextScore, videos: Tensor, captions: list[str]) -> Rates:
+    """Return how often a clip scores higher than its distorted self, where the caption tells the difference."""
+    cases = {
+        "frozen": (lambda x: x[:, :1].expand_as(x), lambda c: asks_for_motion(c)),
+        "red and blue swapped": (lambda x: x.flip(2), lambda c: not CHANGED.isdisjoint(c.split())),
+    }
+    rates = {}
+    for name, (distort, tells) in cases.items():
+        chosen = [i for i, caption in enumerate(captions) if tells(caption)]
+        prompts = [captions[i] for i in chosen]
+        metric.reset()
+        metric.update(videos[chosen], prompts)
+        metric.update(distort(videos[chosen]), prompts)
+        clean, other = metric.values().split(len(chosen))
+        rates[name] = float((clean > other).double().mean())
+    return rates
 
 
 def distance_rates(seeds: int, clips: int) -> Rates:
@@ -249,7 +272,7 @@ def main() -> None:
     report: dict[str, object] = {"seeds": arguments.seeds, "torch": torch.__version__}
     report["motion"] = motion_rates(arguments.seeds, arguments.frames, arguments.size)
     if arguments.clips:
-        report["text"] = text_rates(arguments.clips)
+        report["text"] = text_rates(arguments.seeds, arguments.clips)
         report["fréchet distance over clean"] = distance_rates(arguments.seeds, arguments.clips)
     print(json.dumps(report, indent=1, ensure_ascii=False))
 

@@ -25,6 +25,7 @@ from arena.database import Database
 from arena.models import Score, System, Video
 from evaluation.engine.scratch import scratch_folder, unusable
 from evaluation.errors import EvaluationError
+from evaluation.scoring_pool import ScoringPool
 
 if TYPE_CHECKING:
     from metrics.scorer import ScoreOptions, ScoreTable
@@ -57,6 +58,7 @@ def score_system(
     reference: Sequence[Path] | None = None,
     options: "ScoreOptions | None" = None,
     progress: bool = True,
+    pool: ScoringPool | None = None,
 ) -> ScoreSummary:
     """Measure every video of ``system`` and store the values.
 
@@ -64,6 +66,7 @@ def score_system(
         metrics: names in ``metrics.registry``.
         reference: true videos, for metrics that compare two sets.
         options: how to measure; the defaults of ``metrics.scorer`` if None.
+        pool: processes that measure single videos; this one alone if None.
 
     Raises:
         EvaluationError: the system has no video.
@@ -76,10 +79,26 @@ def score_system(
         key = _set_key(videos, metrics, reference, options)
         if _has_key(session, videos[0].system_id, key):
             return ScoreSummary(scored=0, reused=len(videos))
-    scoring = _Scoring(database, metrics, reference, options, progress)
+    scoring = _Scoring(database, metrics, reference, options, progress, pool or ScoringPool())
     scored, failures = scoring.each(videos)
     scoring.whole(videos, key)
     return ScoreSummary(scored=scored, reused=len(videos) - scored, failures=tuple(failures))
+
+
+def check_models(metrics: Sequence[str], options: "ScoreOptions") -> None:
+    """Load the models that measuring needs, so that one that is missing is found before any video is made.
+
+    Raises:
+        metrics.errors.MetricError: weights that cannot be loaded, or a model nobody knows.
+    """
+    from metrics.families import build_measures, load_flow
+    from metrics.features import load_extractor
+    from metrics.registry import metric_info
+
+    of_videos = [name for name in metrics if metric_info(name).per == "video"]
+    build_measures(of_videos, options, load_flow(options), has_prompts=True, has_images=False)
+    if len(of_videos) < len(metrics):
+        load_extractor(options.extractor, options.extractor_weights)
 
 
 def _set_key(
@@ -119,6 +138,7 @@ class _Scoring:
         reference: Sequence[Path] | None,
         options: "ScoreOptions | None",
         progress: bool,
+        pool: ScoringPool,
     ) -> None:
         from metrics.registry import metric_info
         from metrics.scorer import ScoreOptions
@@ -128,7 +148,7 @@ class _Scoring:
         self.of_sets = [name for name in metrics if metric_info(name).per == "set"]
         self.reference = reference
         self.options = options or ScoreOptions()
-        self.progress = progress
+        self.progress, self.pool = progress, pool
 
     def each(self, videos: Sequence[Video]) -> tuple[int, list[str]]:
         """Measure the videos that lack a value, or have one that is measured otherwise now."""
@@ -157,7 +177,14 @@ class _Scoring:
         failures: list[str] = []
         for batch in _batches(videos, BATCH):
             with self._files(batch) as paths:
-                table = self._table(paths, batch, metrics)
+                table = self.pool.table(
+                    paths,
+                    [video.prompt.text for video in batch],
+                    metrics,
+                    reference=self.reference,
+                    options=self.options,
+                    progress=self.progress,
+                )
             by_path = dict(zip(paths, batch, strict=True))
             with self.database.session() as session:
                 for row in table.rows:
@@ -178,7 +205,7 @@ class _Scoring:
         values: list[tuple[str, str, float | None, str | None, int]] = []
         if self.of_sets:
             with self._files(videos) as paths:
-                table = self._table(paths, videos, self.of_sets)
+                table = self._sets(paths)
             values = [
                 (item.metric, item.signature, item.value, item.reason, item.n) for item in table.set_values
             ]
@@ -194,13 +221,12 @@ class _Scoring:
                     session, metric=metric, signature=stored, value=value, reason=reason, system=system
                 )
 
-    def _table(self, paths: Sequence[Path], videos: Sequence[Video], metrics: Sequence[str]) -> "ScoreTable":
+    def _sets(self, paths: Sequence[Path]) -> "ScoreTable":
         from metrics.scorer import score_videos
 
         return score_videos(
             paths,
-            [video.prompt.text for video in videos],
-            metrics,
+            metrics=self.of_sets,
             reference_paths=self.reference,
             options=self.options,
             progress=self.progress,

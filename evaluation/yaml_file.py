@@ -16,6 +16,11 @@ Model = TypeVar("Model", bound=BaseModel)
 Location = Sequence[str | int]
 _ORDER = {"extra_forbidden": 0, "missing": 2}  # a mistyped key says more than the one that is then missing
 _MISFIT = "misfit"
+_WORDS = {
+    "too_short": "give at least {min_length}",
+    "too_long": "give at most {max_length}",
+    "path_type": "expected a path",
+}
 _MAPPING = re.compile(r"a valid dictionary( or instance of \w+)?")
 
 
@@ -48,16 +53,39 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
         raise EvaluationError(_sentence(path, root, model, error)) from error
 
 
-def misfit(key: str, message: str) -> PydanticCustomError:
-    """Return the error of a validator of a whole model that is to be shown at the line of ``key``."""
-    return PydanticCustomError(_MISFIT, "{message}", {"message": message, "key": key})
+def misfit(message: str, *keys: str) -> PydanticCustomError:
+    """Return the error of a validator that is to be shown at the line of a key inside, without the value."""
+    return PydanticCustomError(_MISFIT, "{message}", {"message": message, "keys": keys})
+
+
+def misfit_at(path: Path, location: Location, error: Exception) -> EvaluationError:
+    """Return what is wrong with a key of a file that was read before, with its line."""
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    line = 1 if root is None else _line(root, location)
+    return EvaluationError(f"{path}, line {line}: {'.'.join(map(str, location))}: {error}")
+
+
+def checked_sampling(sampling: str) -> str:
+    """Return the name of a sampling of frames, for a validator.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    from metrics.errors import UnknownNameError
+    from metrics.sampling import parse_sampling
+
+    try:
+        parse_sampling(sampling)
+    except UnknownNameError as error:
+        raise ValueError(str(error)) from error
+    return sampling
 
 
 def _sentence(path: Path, root: yaml.Node, model: type[BaseModel], error: ValidationError) -> str:
     first = min(error.errors(include_url=False), key=lambda item: _ORDER.get(item["type"], 1))
     location = [part for part in first["loc"] if part != "[key]"]
     if first["type"] == _MISFIT:
-        location.append(first["ctx"]["key"])
+        location += first["ctx"]["keys"]
     where = f"{path}, line {_line(root, location)}"
     key = ".".join(str(part) for part in location) or "the file"
     if first["type"] == "extra_forbidden":
@@ -65,11 +93,15 @@ def _sentence(path: Path, root: yaml.Node, model: type[BaseModel], error: Valida
         return f"{where}: unknown key {key!r}; allowed here: {', '.join(known)}"
     if first["type"] == "missing":
         return f"{where}: the key {key!r} is missing"
-    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
-    message = _MAPPING.sub("a mapping", message)
-    message = message[:1].lower() + message[1:]
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in _WORDS:
+        message = _WORDS[first["type"]].format(**first.get("ctx", {}))
+    elif first["type"] not in (_MISFIT, "value_error"):
+        message = _MAPPING.sub("a mapping", message.replace("a valid tuple", "a list"))
+        message = message[:1].lower() + message[1:]
     got = first["input"]
-    shown = f", got {got!r}" if isinstance(got, str | int | float | bool | None) else ""
+    scalar = isinstance(got, str | int | float | bool | None)
+    shown = f", got {got!r}" if scalar and first["type"] != _MISFIT else ""
     return f"{where}: {key}: {message}{shown}"
 
 

@@ -7,6 +7,7 @@ score.
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,40 +35,53 @@ VIDEO_CONFIG: dict[str, Any] = {
     "size": 64,
     "embed_dim": 128,
     "stem": [16, 32, 64],
-    "channels": [48, 56],
+    "motion": [48, 56],
+    "look": [80, 72],
     "text": {"context_length": 24, "width": 48, "heads": 4, "layers": 2},
 }
 
 
 class VideoTower(nn.Module):
-    """Map clips to features: convolutions on each frame, one over neighbouring frames, then all positions.
+    """Map clips to features of how things move and of what they look like.
 
-    The 4 x 4 map of each frame, and then the row of frames, are read by linear layers with a weight for every
-    place and time. Averages over time would not tell a clip from the same clip played backwards.
+    Convolutions on each frame feed two branches. Of the motion branch, one convolution over neighbouring frames
+    gives a 4 x 4 map for each, and then the row of frames is read by linear layers with a weight for every place
+    and time: averages over time would not tell a clip from the same clip played backwards. The look branch
+    keeps the strongest answer of each shape detector in the left and in the right half, averaged over time.
     """
 
-    def __init__(self, frames: int, size: int, stem: list[int], channels: list[int], embed_dim: int) -> None:
+    def __init__(
+        self, frames: int, size: int, stem: list[int], motion: list[int], look: list[int], embed_dim: int
+    ) -> None:
         super().__init__()
-        over_frames, per_frame = channels
-        frame: list[nn.Module] = []
-        for before, after in zip([3, *stem], stem, strict=False):
-            frame += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        self.frame = nn.Sequential(*frame).to(memory_format=torch.channels_last)
-        motion = nn.Conv3d(stem[-1], over_frames, 3, (1, 2, 2), 1, bias=False)
-        self.motion = nn.Sequential(motion, nn.BatchNorm3d(over_frames), nn.ReLU())
+        over_frames, per_frame = motion
+        self.frame = nn.Sequential(*_convolutions([3, *stem], stride=2)).to(memory_format=torch.channels_last)
+        conv = nn.Conv3d(stem[-1], over_frames, 3, (1, 2, 2), 1, bias=False)
+        self.motion = nn.Sequential(conv, nn.BatchNorm3d(over_frames), nn.ReLU())
         self.motion.to(memory_format=torch.channels_last_3d)
         side = size // 2 ** (len(stem) + 1)
         place = nn.Linear(over_frames * side**2, per_frame)
         self.place = nn.Sequential(place, nn.LayerNorm(per_frame), nn.ReLU())
-        self.proj = nn.Linear(per_frame * frames, embed_dim)
+        self.look = nn.Sequential(*_convolutions([stem[-1], *look], stride=1), nn.AdaptiveMaxPool2d((1, 2)))
+        self.look.to(memory_format=torch.channels_last)
+        self.proj = nn.Linear(per_frame * frames + 2 * look[-1], embed_dim)
 
     def forward(self, videos: Tensor) -> Tensor:
         """Return ``(B, D)`` float32 features of uint8 or [0, 255] float videos ``(B, T, 3, H, W)``."""
         x = videos.flatten(0, 1).float() / 127.5 - 1
         x = self.frame(x.contiguous(memory_format=torch.channels_last))
+        look = self.look(x).flatten(1).unflatten(0, videos.shape[:2]).mean(1)
         x = x.unflatten(0, videos.shape[:2]).transpose(1, 2)
         x = self.motion(x.contiguous(memory_format=torch.channels_last_3d))
-        return self.proj(self.place(x.transpose(1, 2).flatten(2)).flatten(1)).float()
+        motion = self.place(x.transpose(1, 2).flatten(2)).flatten(1)
+        return self.proj(torch.cat([motion, look], 1)).float()
+
+
+def _convolutions(channels: list[int], stride: int) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        layers += [nn.Conv2d(before, after, 3, stride, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+    return layers
 
 
 class VideoTextModel(nn.Module):
@@ -78,7 +92,7 @@ class VideoTextModel(nn.Module):
 
         super().__init__()
         self.config = config
-        shape = ("frames", "size", "stem", "channels", "embed_dim")
+        shape = ("frames", "size", "stem", "motion", "look", "embed_dim")
         self.video = VideoTower(**{key: config[key] for key in shape})
         self.text = TextTransformer(vocab_size=vocab_size, output_dim=config["embed_dim"], **config["text"])
         self.logit_scale = nn.Parameter(torch.tensor(2.0))

@@ -49,18 +49,18 @@ _ALL = (
     MetricInfo("clip", "CLIP score", "higher", "cosine x 100", (-100, 100), 2, ("prompt", "motion"), "video",
                "Mean cosine of each frame with the prompt. Blind to motion: shuffled frames score the same. None "
                "for a static video whose prompt asks for motion.", "clip", "motion, order of frames"),
-    MetricInfo("video_text", "Video-text score", "higher", "cosine x 100", (-100, 100), 1, ("prompt",),
+    MetricInfo("video_text", "Video-text score", "higher", "cosine x 100", (-100, 100), 2, ("prompt", "motion"),
                "video", "Cosine of the clip as a whole with the prompt, by the embedded video-text model; "
-               "sees motion (how well, its recipe says), knows the sprites domain only.", "video_text",
-               "everything outside the sprites domain"),
+               "sees motion (how well, its recipe says), knows the sprites domain only. None for a static video "
+               "whose prompt asks for motion.", "video_text", "everything outside the sprites domain"),
     MetricInfo("xclip", "X-CLIP score", "higher", "cosine x 100", (-100, 100), 2,
                ("prompt", "weights", "motion"), "video", "Cosine of 8 frames as a whole with the prompt, by a "
                "published X-CLIP model. None for a static video whose prompt asks for motion.", "xclip",
                "fine motion; trained on actions of people"),
-    MetricInfo("attributes", "Attribute accuracy", "higher", "share", (0, 1), 1, ("prompt",), "video",
+    MetricInfo("attributes", "Attribute accuracy", "higher", "share", (0, 1), 2, ("prompt", "motion"), "video",
                "Share of the prompt's sizes, colours, shapes, motions and background that the embedded "
-               "video-text model prefers to every alternative.", "attributes",
-               "everything outside the sprites domain"),
+               "video-text model prefers to every alternative. None for a static video whose prompt asks for "
+               "motion.", "attributes", "everything outside the sprites domain"),
     # sets of videos
     MetricInfo("fvd", "Fréchet video distance", "lower", "", (0, None), 1, ("reference",), "set",
                "Fréchet distance between features of the videos and of reference videos. Biased upwards "

@@ -17,7 +17,7 @@ from arena.stopping import is_sequential, stopping_report
 from arena.studies import close_study, get_study, list_studies, pause_study, study_status
 from arena.ui.actions import guarded
 from arena.ui.people import show_people
-from arena.ui.results import comparisons_html, table_html
+from arena.ui.results import comparisons_html, subgroups_html, table_html
 from arena.ui.service import ORGANISER_COOKIE, Service, current
 from arena.ui.setup import open_with_progress, show_setup
 
@@ -118,7 +118,7 @@ def _show_results(service: Service, study: Study) -> None:
             _show_sequence(rows, stopping_report(session, study)["sentence"])
             return
         report = study_report(session, study.slug)
-    st.html(comparisons_html(report))
+    st.html(comparisons_html(report) + subgroups_html(report))
     if is_sequential(study):
         st.html(f"<p>{escape(report['stopping']['sentence'])}</p>")
     for warning in report["warnings"]:

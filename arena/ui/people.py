@@ -33,6 +33,7 @@ def show_people(service: Service, study: Study) -> None:
     if study.state != "closed":
         _invite(service, study)
         _make_code(service, study)
+    _show_codes(service, study)
     if found:
         _decide(service, study, found)
         _forget(service, study, found)
@@ -106,7 +107,45 @@ def _make_code(service: Service, study: Study) -> None:
             )
 
     if guarded(make):
-        st.success(f"{places} people may join with this code. Note it down: only a hash of it is kept.")
+        people = "1 person" if places == 1 else f"{places} people"
+        st.success(
+            f"{people} may join with this code. Note it down: only a hash of it is kept, and the list below"
+            " calls it by a number."
+        )
+
+
+def _show_codes(service: Service, study: Study) -> None:
+    with service.database.reading() as session:
+        made = evaluators.codes(session, study)
+    if not made:
+        return
+    st.html(table_html([_code_row(code) for code in made]))
+    open_ones = [code.number for code in made if code.state == "open"]
+    if not open_ones or study.state == "closed":
+        return
+    with st.form("withdraw code", border=False):
+        number = st.selectbox("Code to withdraw, by its number", open_ones, index=None, placeholder="Choose")
+        asked = st.form_submit_button("Withdraw the code")
+    if not asked or number is None:
+        return
+
+    def withdraw() -> None:
+        with service.database.session() as session:
+            evaluators.revoke_code(session, get_study(session, study.slug), number, by=BY)
+
+    if guarded(withdraw):
+        st.rerun()
+
+
+def _code_row(code: evaluators.CodeState) -> dict[str, Any]:
+    return {
+        "Code": code.number,
+        "State": code.state,
+        "Places taken": f"{code.taken} of {code.places}",
+        "Group": code.cohort,
+        "Made": f"{code.created_at:%Y-%m-%d %H:%M} UTC",
+        "Expires": None if code.expires_at is None else f"{code.expires_at:%Y-%m-%d %H:%M} UTC",
+    }
 
 
 def _decide(service: Service, study: Study, found: list[Participant]) -> None:

@@ -43,6 +43,33 @@ def comparisons_html(report: dict[str, Any]) -> str:
     )
 
 
+def subgroups_html(report: dict[str, Any]) -> str:
+    """Return the tables of groups of evaluators and categories of prompts, empty where there are none."""
+    found = report["subgroups"]
+    titles = {
+        "evaluator_groups": "By group of evaluators",
+        "prompt_categories": "By category of prompts",
+    }
+    tables = [
+        f"<h3>{title}</h3>{table_html([_subgroup(row) for row in found[key]])}"
+        for key, title in titles.items()
+        if found[key]
+    ]
+    return "".join([*tables, f"<p class=mv-note>{escape(found['note'])}</p>"]) if tables else ""
+
+
+def _subgroup(row: dict[str, Any]) -> dict[str, Any]:
+    interval = row["interval"]
+    return {
+        "Group": row["group"],
+        "Candidate against": f"{row['candidate']} against {row['competitor']}",
+        "Votes": row["n"],
+        "(G+S)/(B+S)": row["ratio"],
+        "Interval": None if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}",
+        "p (Holm)": None if row["p_holm"] is None else f"{row['p_holm']:.3g}",
+    }
+
+
 def _row(row: dict[str, Any]) -> str:
     name = f"{escape(row['candidate'])}<br><span class=mv-note>against {escape(row['competitor'])}</span>"
     if row.get("criterion", "overall") != "overall":

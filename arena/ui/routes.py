@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response, Stream
 from starlette.routing import BaseRoute, Route
 
 from arena import assignment, audit, evaluators, exports, media, oversight, studies, voting
-from arena.assignment import Turn
+from arena.assignment import Task, Turn
 from arena.errors import ArenaError, LinkRefused, StudyError, TooSoon, VoteRefused
 from arena.models import Enrolment
 from arena.studies import study_protocol
@@ -61,7 +61,7 @@ class Refusal(Exception):  # noqa: N818 (an answer to a request, not a failure o
 
 
 class AlreadyEnrolled(StudyError):  # noqa: N818 (a refusal is an answer, named as one)
-    """Report a code of a study which somebody is in already; it undoes the second registration."""
+    """Report a code of a study which somebody is in already."""
 
 
 class VoteBody(BaseModel):
@@ -261,10 +261,12 @@ class ArenaRoutes:
         before = await run_in_threadpool(self._enrolment, held)
 
         def enrol(session: Session) -> str:
-            made = studies.enrol(session, slug) if served else evaluators.register(session, code)
-            if before and evaluators.find_enrolment(session, made.token).study_id == before.study_id:
+            wanted = (
+                studies.get_study(session, slug).id if served else evaluators.study_of_code(session, code)
+            )
+            if before is not None and before.study_id == wanted:
                 raise AlreadyEnrolled("this person is in the study already")
-            return made.token
+            return (studies.enrol(session, slug) if served else evaluators.register(session, code)).token
 
         return await self._write(enrol)
 
@@ -283,7 +285,7 @@ class ArenaRoutes:
         if token is None or not TOKEN.fullmatch(token):
             return self._sign_in()
         try:
-            turn = await self._write(lambda session: assignment.turn_of(session, token))
+            turn = await self._write(lambda session: assignment.turn_of(session, token, ahead=True))
         except LinkRefused as error:
             logger.info("no task given: %s", error)
             return self._sign_in()
@@ -307,7 +309,9 @@ class ArenaRoutes:
             raise Refusal(401, SIGN_IN_AGAIN)
         try:
             ballot = voting.Ballot(**body.model_dump())
-            receipt, turn = await self._write(lambda session: voting.submit_and_turn(session, token, ballot))
+            receipt, turn = await self._write(
+                lambda session: voting.submit_and_turn(session, token, ballot, ahead=True)
+            )
         except LinkRefused as error:
             logger.info("vote refused: %s", error)
             raise Refusal(401, SIGN_IN_AGAIN) from error
@@ -383,14 +387,24 @@ def _shown(token: str, turn: Turn) -> dict[str, Any]:
         url = protocol.return_url.replace("{code}", quote(protocol.finish_code, safe=""))
         paid = {"code": protocol.finish_code, "return_url": url} if turn.done else {}
         return standing | {"done": turn.done} | paid
-    shown = {
-        "assignment": task.assignment,
-        "prompt": task.prompt,
-        "left": f"/clips/{task.left}",
-        "right": f"/clips/{task.right}",
-    }
-    plain = ("done", "remaining", "training", "revision", "rest", "can_undo")
-    return standing | {"task": shown | {name: getattr(task, name) for name in plain}}
+    ahead = {"ahead": _shown_task(turn.ahead)} if turn.ahead else {}
+    return standing | {"task": _shown_task(task)} | ahead
+
+
+def _shown_task(task: Task) -> dict[str, Any]:
+    clips = {"left": f"/clips/{task.left}", "right": f"/clips/{task.right}"}
+    plain = (
+        "assignment",
+        "prompt",
+        "pace",
+        "done",
+        "remaining",
+        "training",
+        "revision",
+        "rest",
+        "can_undo",
+    )
+    return clips | {name: getattr(task, name) for name in plain}
 
 
 def _outbox_name(token: str) -> str:

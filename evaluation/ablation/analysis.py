@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from arena.subgroups import holm
 from evaluation.ablation.arms import FULL, Arm, at_stage, chain_of
 from evaluation.ablation.cost import AblationCost
 from evaluation.ablation.effects import (
     AutomaticPreference,
     Effect,
     effect,
-    holm,
     interaction,
     main_effect,
     preference,

@@ -86,16 +86,6 @@ def preference(
     )
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p values (Holm 1979), in the order given."""
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda item: p_values[item])):
-        largest = max(largest, (len(p_values) - rank) * p_values[index])
-        adjusted[index] = min(1.0, largest)
-    return adjusted
-
-
 def shapley(values: Mapping[Subset, np.ndarray], parts: Sequence[str]) -> dict[str, np.ndarray]:
     """Return each part's Shapley share per prompt; they add up to full minus empty (Shapley 1953).
 

@@ -18,7 +18,7 @@ from evaluation.ablation.cost import cost_of
 from evaluation.ablation.outputs import RESULT, write_result
 from evaluation.ablation.specification import AblationSpec, read_ablation
 from evaluation.bench.manifest import Manifest
-from evaluation.bench.run import Workspace, all_records, opened, reference_videos, run_workspace
+from evaluation.bench.run import Workspace, all_records, opened, run_workspace
 from evaluation.clips import side_by_side
 from evaluation.engine.record import Job, VideoRecord
 from evaluation.engine.store import VideoStore, open_store
@@ -88,12 +88,19 @@ def _score_matched(
     if len(rates) < 2:
         return []
     spec = workspace.spec
-    reference = None if spec.reference is None else reference_videos(workspace.base / spec.reference)
+    reference = workspace.reference()
     options = spec.scoring.options(workspace.base, temporal_sampling=f"fps:{rates[0]:g}")
-    for name in dict.fromkeys(record.system for record in ends):
-        score_system(
-            database, name, metrics=spec.metrics, reference=reference, options=options, progress=progress
-        )
+    with workspace.scoring_pool() as pool:
+        for name in dict.fromkeys(record.system for record in ends):
+            score_system(
+                database,
+                name,
+                metrics=spec.metrics,
+                reference=reference,
+                options=options,
+                progress=progress,
+                pool=pool,
+            )
     return [
         f"arms have {', '.join(f'{rate:g}' for rate in rates)} frames per second: metrics of time are given at their "
         f"own rate and at {rates[0]:g}"

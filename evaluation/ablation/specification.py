@@ -6,8 +6,10 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evaluation.bench.specification import RunSpec
-from evaluation.systems.pipeline import STAGES, MagicVideoSpec, changed
-from evaluation.yaml_file import read_yaml
+from evaluation.errors import EvaluationError
+from evaluation.systems.pipeline import STAGES, MagicVideoSpec, changed, config_of
+from evaluation.yaml_file import misfit, read_yaml
+from magicvideo.errors import MagicVideoError
 
 TEMPLATE = """\
 # What `magicvideo ablate` compares. Run it again to resume, or to add what you have added here.
@@ -21,7 +23,7 @@ sweeps:                           # the base with one setting changed
 # add_one_in: [i2v, v2v, vfi]     # from the base without all of them, adding one after the other
 # factorial: [i2v, v2v, vfi]      # every combination: main effects, interactions, Shapley shares
 # factors:                        # parts of your own: what "without" means
-#   long-v2v: {{changes: {{v2v.num_inference_steps: 2}}}}
+#   long-v2v: {{changes: {{v2v.num_inference_steps: 5}}}}
 # at_stage: true                  # also measure each left-out part at its own stage, before what follows it
 
 prompts:
@@ -30,7 +32,7 @@ prompts:
 seeds: [0]
 metrics: [clip, temporal]
 # ties: {{clip: 0.2}}             # differences up to this count as Same; else a tenth of the spread over prompts
-engine: {{workers: 1}}
+engine: {{workers: 2}}              # processes that make and measure videos; on CPUs one a core is fastest
 """
 _BUILT_IN = ("prior", "controlnet", "appearance", "i2v", "v2v", "vfi")
 
@@ -81,14 +83,33 @@ class AblationSpec(RunSpec):
             names = getattr(self, design)
             for name in names:
                 if name not in self.all_factors:
-                    raise ValueError(f"{design}: unknown part {name!r}; known: {', '.join(self.all_factors)}")
+                    raise misfit(f"unknown part {name!r}; known: {', '.join(self.all_factors)}", design)
             if len(set(names)) != len(names):
-                raise ValueError(f"{design} names a part twice")
-        if 0 < len(self.factorial) < 2:
-            raise ValueError("factorial needs at least two parts")
+                raise misfit("a part is named twice", design)
+        if len(self.factorial) == 1:
+            raise misfit("give at least two parts", "factorial")
         if not self.metrics:
-            raise ValueError("metrics is empty; an ablation without a metric says nothing")
+            raise misfit("an ablation without a metric says nothing; give at least one", "metrics")
         return self
+
+    @model_validator(mode="after")
+    def _arms_exist(self) -> Self:
+        for name in self.factors:
+            self._check(self.without((name,)), "factors", name)
+        for path, values in self.sweeps.items():
+            if not values:
+                raise misfit("give at least one value", "sweeps", path)
+            for value in values:
+                changes = {**self.base.changes, path: value}
+                self._check(self.base.model_copy(update={"changes": changes}), "sweeps", path)
+        return self
+
+    @staticmethod
+    def _check(spec: MagicVideoSpec, *keys: str) -> None:
+        try:
+            changed(config_of(spec.preset), spec.arms, spec.changes)
+        except (EvaluationError, MagicVideoError) as error:
+            raise misfit(str(error), *keys) from error
 
     @property
     def all_factors(self) -> dict[str, Factor]:
@@ -106,8 +127,6 @@ class AblationSpec(RunSpec):
 
     def stage_of(self, spec: MagicVideoSpec) -> str:
         """Return the first stage whose settings differ between the base and ``spec``."""
-        from evaluation.systems.pipeline import config_of
-
         config = config_of(spec.preset)
         base, other = (changed(config, item.arms, item.changes) for item in (self.base, spec))
         return next((stage for stage in STAGES if getattr(base, stage) != getattr(other, stage)), STAGES[-1])

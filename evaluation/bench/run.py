@@ -14,17 +14,21 @@ from sqlalchemy.exc import DatabaseError as DriverError
 from arena import catalogue
 from arena.database import Database, open_database, unreachable
 from evaluation.bench.manifest import Manifest
-from evaluation.bench.specification import RunSpec, read_bench
+from evaluation.bench.specification import RunSpec, ScoringSpec, read_bench
 from evaluation.engine.record import Job, VideoRecord
 from evaluation.engine.store import VideoStore, open_store
 from evaluation.engine.worker import WorkerSettings
 from evaluation.errors import EvaluationError
 from evaluation.prompts import PromptSuite, digest_of_prompts
 from evaluation.runs import Engine, RunSummary, run_jobs
-from evaluation.scoring import score_system
+from evaluation.scoring import check_models, score_system
+from evaluation.scoring_pool import ScoringPool
 from evaluation.systems.base import System
 from evaluation.systems.imported import ImportedSystem
 from evaluation.systems.specification import Builder, SystemSpec, resolved
+from evaluation.yaml_file import misfit_at
+from magicvideo.errors import MagicVideoError
+from metrics.errors import MetricError
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
@@ -49,24 +53,37 @@ class Workspace:
     Attributes:
         spec: what was asked for.
         systems: specs by name.
+        file: that asks for it.
         folder: of everything.
-        base: folder of the file, which relative paths are relative to.
         suites: loaded sources of prompts.
     """
 
     spec: RunSpec
     systems: Mapping[str, SystemSpec]
+    file: Path
     folder: Path
-    base: Path
     suites: tuple[PromptSuite, ...] = field(repr=False)
 
     @classmethod
     def of(cls, spec: RunSpec, systems: Mapping[str, SystemSpec], file: Path) -> "Workspace":
-        """Place a run beside its file and load its prompts."""
+        """Place a run beside its file and load its prompts.
+
+        Raises:
+            EvaluationError: prompts that cannot be had; line and key are named.
+        """
         base = file.absolute().parent
-        folder = base / (spec.folder or file.stem)
-        suites = tuple(source.load(base) for source in spec.prompts)
-        return cls(spec, systems, folder, base, suites)
+        suites = []
+        for index, source in enumerate(spec.prompts):
+            try:
+                suites.append(source.load(base))
+            except EvaluationError as error:
+                raise misfit_at(file, ("prompts", index), error) from error
+        return cls(spec, systems, file, base / (spec.folder or file.stem), tuple(suites))
+
+    @property
+    def base(self) -> Path:
+        """Folder of the file, which relative paths are relative to."""
+        return self.file.absolute().parent
 
     @property
     def prompts(self) -> list[str]:
@@ -75,7 +92,10 @@ class Workspace:
 
     @property
     def database_url(self) -> str:
-        return self.spec.database or f"sqlite:///{self.folder / 'magicvideo.db'}"
+        place = self.spec.database
+        if place is None:
+            return f"sqlite:///{self.folder / 'magicvideo.db'}"
+        return place if "://" in place else f"sqlite:///{self.base / place}"
 
     @property
     def store_place(self) -> str:
@@ -88,9 +108,14 @@ class Workspace:
         """Return the real videos, None if none are asked for.
 
         Raises:
-            EvaluationError: their folder holds none.
+            EvaluationError: their folder holds none; line and key are named.
         """
-        return None if self.spec.reference is None else reference_videos(self.base / self.spec.reference)
+        if self.spec.reference is None:
+            return None
+        try:
+            return reference_videos(self.base / self.spec.reference)
+        except EvaluationError as error:
+            raise misfit_at(self.file, ("reference",), error) from error
 
     def builder(self) -> Builder:
         """Return what builds the systems in this process."""
@@ -104,9 +129,18 @@ class Workspace:
         )
 
     def built(self) -> list[System]:
-        """Return the systems, without loading a model."""
-        builder = self.builder()
-        return [builder.build(name, spec) for name, spec in self.systems.items()]
+        """Return the systems, without loading a model.
+
+        Raises:
+            EvaluationError: one that cannot be; line and key are named.
+        """
+        builder, found = self.builder(), []
+        for name, spec in self.systems.items():
+            try:
+                found.append(builder.build(name, spec))
+            except (EvaluationError, MagicVideoError) as error:
+                raise misfit_at(self.file, ("systems", name), error) from error
+        return found
 
     def worker_settings(self) -> WorkerSettings:
         """Return what workers must know."""
@@ -119,6 +153,23 @@ class Workspace:
             prompts=tuple(self.prompts),
             attempts=self.spec.engine.attempts,
         )
+
+    def check_models(self) -> None:
+        """Load what is to measure, unless it ships with the program.
+
+        Raises:
+            EvaluationError: it cannot be loaded; line and key are named.
+        """
+        if self.spec.scoring == ScoringSpec():
+            return
+        try:
+            check_models(self.spec.metrics, self.spec.scoring.options(self.base))
+        except MetricError as error:
+            raise misfit_at(self.file, ("scoring",), error) from error
+
+    def scoring_pool(self) -> ScoringPool:
+        """Return the processes that measure: as many as make videos, one where an accelerator measures."""
+        return ScoringPool(self.spec.engine.workers if self.spec.scoring.device == "cpu" else 1)
 
     def engine(self) -> Engine:
         """Return the engine the file asks for.
@@ -163,6 +214,7 @@ def run_workspace(workspace: Workspace, file: Path, *, progress: bool = True) ->
         records: list[VideoRecord] = []
         try:
             reference = workspace.reference()
+            workspace.check_models()
             videos = run_jobs(
                 database,
                 systems,
@@ -276,22 +328,23 @@ def _score(
     if not spec.metrics:
         return 0, []
     scored, notes = 0, []
-    for system in systems:
-        with database.reading() as session:
-            if not catalogue.find_videos(session, system=system.name):
-                notes.append(f"{system.name} has no video to measure")
-                continue
-        options = spec.scoring.options(workspace.base)
-        done = score_system(
-            database,
-            system.name,
-            metrics=spec.metrics,
-            reference=reference,
-            options=options,
-            progress=progress,
-        )
-        scored += done.scored
-        notes += done.failures
+    with workspace.scoring_pool() as pool:
+        for system in systems:
+            with database.reading() as session:
+                if not catalogue.find_videos(session, system=system.name):
+                    notes.append(f"{system.name} has no video to measure")
+                    continue
+            done = score_system(
+                database,
+                system.name,
+                metrics=spec.metrics,
+                reference=reference,
+                options=spec.scoring.options(workspace.base),
+                progress=progress,
+                pool=pool,
+            )
+            scored += done.scored
+            notes += done.failures
     return scored, notes
 
 

@@ -1,14 +1,15 @@
 """The bench file: what is generated, how it is measured, and where that happens."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from evaluation.errors import EvaluationError
 from evaluation.prompts import PromptSuite, known_suites, load_file, load_suite
 from evaluation.systems.specification import SystemSpec
-from evaluation.yaml_file import misfit, read_yaml
+from evaluation.yaml_file import checked_sampling, misfit, read_yaml
 
 if TYPE_CHECKING:
     from metrics.scorer import ScoreOptions
@@ -63,12 +64,21 @@ metrics: [clip, temporal] # `magicvideo metrics list`; leave out to generate onl
 # copies: false           # the database names the videos' addresses in the store and holds no copy of them
 
 engine:
-  workers: 1              # processes
+  workers: 1              # processes that make and measure videos; on CPUs one a core is fastest
   devices: [cpu]          # e.g. [cuda:0, cuda:1], taken in turn
   attempts: 3             # tries where a failure may pass by itself
   # timeout: 600          # seconds for one video
 # engine: {{ray: auto, gpus: 1}}  # instead: a Ray cluster; auto, local, or its address
 """
+
+
+def _known_device(device: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+        raise ValueError("unknown device; known: cpu, mps, cuda, cuda:0, cuda:1 and so on")
+    return device
+
+
+Device = Annotated[str, AfterValidator(_known_device)]
 
 
 class PromptSource(BaseModel):
@@ -128,7 +138,7 @@ class EngineSpec(BaseModel):
     """Where videos are made.
 
     Attributes:
-        workers: processes.
+        workers: processes that make and measure videos, each with its share of the cores.
         devices: taken by workers in turn.
         attempts: tries where a failure may pass by itself.
         crashes: tries of a video that ends its process.
@@ -140,7 +150,7 @@ class EngineSpec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     workers: Annotated[int, Field(ge=1)] = 1
-    devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("cpu",)
+    devices: Annotated[tuple[Device, ...], Field(min_length=1)] = ("cpu",)
     attempts: Annotated[int, Field(ge=1)] = 3
     crashes: Annotated[int, Field(ge=1)] = 2
     timeout: Annotated[float, Field(gt=0)] | None = None
@@ -152,12 +162,12 @@ class EngineSpec(BaseModel):
         of_processes = sorted({"workers", "devices", "timeout"} & self.model_fields_set)
         if self.ray is not None and of_processes:
             raise misfit(
-                "ray",
                 f"does not go with {', '.join(of_processes)}, which are for processes on this machine; beside ray give "
                 "attempts, crashes and gpus",
+                "ray",
             )
         if self.ray is None and self.gpus:
-            raise misfit("gpus", "belongs to ray; without it name the accelerators in devices")
+            raise misfit("belongs to ray; without it name the accelerators in devices", "gpus")
         return self
 
 
@@ -170,7 +180,12 @@ class ScoringSpec(BaseModel):
     extractor: str = "embedded"
     extractor_weights: Path | None = None
     temporal_sampling: str = "native"
-    device: str = "cpu"
+    device: Device = "cpu"
+
+    @field_validator("temporal_sampling")
+    @classmethod
+    def _sampling(cls, sampling: str) -> str:
+        return checked_sampling(sampling)
 
     def options(self, base: Path, temporal_sampling: str | None = None) -> "ScoreOptions":
         """Return the scorer's options."""
@@ -209,11 +224,34 @@ class RunSpec(BaseModel):
     store: str | None = None
     copies: bool = True
     prompts: Annotated[tuple[PromptSource, ...], Field(min_length=1)]
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
     metrics: tuple[str, ...] = ()
     reference: Path | None = None
     scoring: ScoringSpec = ScoringSpec()
     engine: EngineSpec = EngineSpec()
+
+    @field_validator("database")
+    @classmethod
+    def _address(cls, url: str | None) -> str | None:
+        from arena.database import parse_url, resolve_url
+        from arena.errors import DatabaseError
+
+        try:
+            if url is not None:
+                parse_url(resolve_url(url))
+        except DatabaseError as error:
+            raise misfit(str(error)) from error  # the value may hold a password
+        return url
+
+    @field_validator("store")
+    @classmethod
+    def _place(cls, place: str | None) -> str | None:
+        from fsspec import available_protocols
+
+        kind = (place or "").partition("://")[0]
+        if "://" in (place or "") and kind not in available_protocols():
+            raise ValueError(f"no such kind of address: {kind}; give a folder, or e.g. s3://bucket/videos")
+        return place
 
     @field_validator("seeds")
     @classmethod
@@ -241,14 +279,14 @@ class RunSpec(BaseModel):
 
         needing = [name for name in self.metrics if "reference" in metric_info(name).needs]
         if needing and self.reference is None:
-            raise misfit("metrics", f"{needing[0]!r} needs reference, a folder of real videos")
+            raise misfit(f"{needing[0]!r} needs reference, a folder of real videos", "metrics")
         return self
 
 
 class BenchSpec(RunSpec):
     """A bench file; see ``TEMPLATE``."""
 
-    systems: Annotated[dict[str, SystemSpec], Field(min_length=1)]
+    systems: Annotated[dict[Annotated[str, Field(min_length=1)], SystemSpec], Field(min_length=1)]
 
 
 def read_bench(path: Path) -> BenchSpec:

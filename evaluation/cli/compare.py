@@ -1,5 +1,7 @@
 """``magicvideo compare`` and ``magicvideo baseline``: the regression gate."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -59,29 +61,44 @@ def compare(
     from evaluation.gate.run import compare_sides, side_of
     from evaluation.gate.specification import read_gate
 
-    spec = read_gate(gate)
-    kept = Baselines(baselines)
-    place = Path(base)
-    one = (
-        side_of(place, spec, prompts=prompts, reference=reference, device=device)
-        if place.exists()
-        else kept.read(base)
-    )
-    two = side_of(candidate, spec, prompts=prompts, reference=reference, device=device, commit=commit)
-    result = compare_sides(one, two, spec, reference=reference, device=device)
-    if keep is not None:
-        two.write(keep)
-    if record:
-        kept.record(base, two, result)
-    typer.echo(outputs.text(result))
-    if github:
-        typer.echo(outputs.github(result))
-    content = {json_path: json.dumps(result.to_dict(), indent=2) + "\n"} if json_path else {}
-    content |= {markdown_path: outputs.markdown(result)} if markdown_path else {}
-    content |= {junit_path: outputs.junit(result)} if junit_path else {}
-    for path, words in content.items():
-        write_text(path, words)
+    with _refusals():
+        spec = read_gate(gate)
+        kept = Baselines(baselines)
+        place = Path(base)
+        one = (
+            side_of(place, spec, prompts=prompts, reference=reference, device=device)
+            if place.exists()
+            else kept.read(base)
+        )
+        two = side_of(candidate, spec, prompts=prompts, reference=reference, device=device, commit=commit)
+        result = compare_sides(one, two, spec, reference=reference, device=device)
+        if keep is not None:
+            two.write(keep)
+        if record:
+            kept.record(base, two, result)
+        typer.echo(outputs.text(result))
+        if github:
+            typer.echo(outputs.github(result))
+        content = {json_path: json.dumps(result.to_dict(), indent=2) + "\n"} if json_path else {}
+        content |= {markdown_path: outputs.markdown(result)} if markdown_path else {}
+        content |= {junit_path: outputs.junit(result)} if junit_path else {}
+        for path, words in content.items():
+            write_text(path, words)
     raise typer.Exit(result.exit_status)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """End with exit status 2 where nothing can be compared: 1 says that the candidate is worse."""
+    from arena.errors import ArenaError
+    from evaluation.errors import EvaluationError
+    from metrics.errors import MetricError
+
+    try:
+        yield
+    except (ArenaError, EvaluationError, MetricError) as error:
+        typer.echo(f"magicvideo: {error}", err=True)
+        raise typer.Exit(2) from error
 
 
 @baseline_app.command("promote")

@@ -249,6 +249,7 @@ def report(name: Name, as_json: JsonOption = False, db: Db = None) -> None:
         "G/B",
     )
     _echo_table(header, [_report_row(row) for row in found["comparisons"]])
+    _echo_subgroups(found["subgroups"])
     _echo_ranking(found["ranking"])
     _echo_agreement(found["agreement"])
     notes = [] if found["ranking"] is None else found["ranking"]["notes"]
@@ -258,6 +259,28 @@ def report(name: Name, as_json: JsonOption = False, db: Db = None) -> None:
         notes = [*notes, f"Not said about this study: {', '.join(found['protocol_missing'])}."]
     for warning in [*found["warnings"], *notes]:
         typer.echo(f"\n* {warning}")
+
+
+def _echo_subgroups(subgroups: Mapping[str, Any]) -> None:
+    """Print the comparisons within groups of evaluators and categories of prompts, where there are any."""
+    header = ("group", "candidate", "competitor", "votes", "(G+S)/(B+S)", "interval", "p (Holm)")
+    tables = {"by group of evaluators": "evaluator_groups", "by category of prompts": "prompt_categories"}
+    for title, key in tables.items():
+        if subgroups[key]:
+            typer.echo(f"\n{title} (exploratory; p corrected by Holm within this table)")
+            _echo_table(header, [_subgroup_row(row) for row in subgroups[key]])
+
+
+def _subgroup_row(row: Mapping[str, Any]) -> tuple[object, ...]:
+    return (
+        row["group"],
+        row["candidate"],
+        row["competitor"],
+        row["n"],
+        _number(row["ratio"], 3) if row["outcome"] == "ok" else row["outcome"],
+        "-" if row["interval"] is None else "{:.3f}..{:.3f}".format(*row["interval"]),
+        "-" if row["p_holm"] is None else f"{row['p_holm']:.3g}",
+    )
 
 
 def _echo_ranking(ranking: Mapping[str, Any] | None) -> None:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from evaluation.cli.train_metrics import train_metrics
+
 
 class RecipeGroup(TyperGroup):
     """Take ``train FILE.yaml ...`` for ``train recipe FILE.yaml ...``."""
@@ -164,6 +166,7 @@ for _part, _summary in {
     "v2v": "Train V2V's motion modules on high-resolution clips with degraded input.",
 }.items():
     _part_command(_part, _summary)
+app.command("metrics")(train_metrics)
 
 
 def _train(

@@ -3,7 +3,6 @@
 import logging
 import math
 import multiprocessing
-import os
 import signal
 import time
 from collections import Counter, deque
@@ -14,7 +13,7 @@ from typing import Any
 
 from evaluation.engine.record import Job, VideoRecord, without_video
 from evaluation.engine.store import StoreError, VideoStore
-from evaluation.engine.worker import READY, StoreFailure, WorkerSettings, serve
+from evaluation.engine.worker import READY, StoreFailure, WorkerSettings, serve, share_of_cores
 
 log = logging.getLogger(__name__)
 PATIENCE = 3  # failures of a system in a row, with no success at all, after which the run goes on without it
@@ -108,8 +107,8 @@ class _Pool:
         device = self.engine.devices[index % len(self.engine.devices)]
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        share = max(1, _cores() // self.engine.workers)  # more threads than cores would wait for one another
-        settings = replace(self.engine.settings, device=device, threads=share)
+        threads = share_of_cores(self.engine.workers)
+        settings = replace(self.engine.settings, device=device, threads=threads)
         process = context.Process(target=serve, args=(theirs, settings), daemon=True)
         process.start()
         theirs.close()
@@ -216,11 +215,6 @@ def chunks_of(jobs: Sequence[Job]) -> deque[deque[Job]]:
     for job in jobs:
         chunks.setdefault((job.group, job.prompt, job.seed), deque()).append(job)
     return deque(chunks.values())
-
-
-def _cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ending(status: int | None) -> str:

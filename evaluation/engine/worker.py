@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import signal
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,9 +125,7 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
     """Answer jobs with records until told to stop (``None``) or until the parent has gone."""
     from evaluation.engine.store import StoreError
 
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    if settings.threads is not None:
-        os.environ.setdefault("OMP_NUM_THREADS", str(settings.threads))  # read when torch is imported, below
+    begin_process(settings.threads)
     worker = Worker(settings)
     try:
         connection.send(READY)
@@ -135,8 +134,33 @@ def serve(connection: Connection, settings: WorkerSettings) -> None:
                 connection.send(worker.make(job))
             except StoreError as error:
                 connection.send(StoreFailure(error))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError):
         return
+
+
+def begin_process(threads: int | None) -> None:
+    """Prepare a process that works for another one, before it imports torch.
+
+    It ends with its parent, leaves an interrupt to it, and holds nothing that outlives a kill.
+
+    Args:
+        threads: of numerical libraries; their own choice if None.
+    """
+    from tqdm import tqdm
+
+    # tqdm's own lock is a semaphore of the system, which a killed process would leave behind.
+    tqdm.set_lock(threading.RLock())
+    # Not SIG_IGN, which would be passed on to the programs that systems run.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    if threads is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+def share_of_cores(processes: int) -> int:
+    """Return the threads of each of so many processes: more threads than cores would wait for one another."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // processes)
 
 
 def _die_with_parent() -> None:

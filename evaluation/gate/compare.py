@@ -19,6 +19,7 @@ from evaluation.gate.paired import (
 )
 from evaluation.gate.sides import Side
 from evaluation.gate.specification import GateSpec
+from evaluation.report.numbers import IDENTICAL, without_noise
 
 EXIT_STATUS: dict[Verdict, int] = {"pass": 0, "regression": 1, "incomparable": 2, "inconclusive": 3}
 SEVERITY: tuple[Verdict, ...] = ("incomparable", "regression", "inconclusive", "pass")
@@ -62,15 +63,32 @@ class MetricVerdict:
     worse: int = 0
     reason: str | None = None
 
+    @property
+    def identical(self) -> bool:
+        """Whether no prompt's value differs."""
+        return self.improvement == self.low == self.high == 0
+
+    @property
+    def shown(self) -> str:
+        """The improvement for people, empty if there is none."""
+        if self.identical:
+            return IDENTICAL
+        value = self.improvement
+        if value is not None and self.low is not None and self.high is not None:
+            value = without_noise(value, self.high - self.low)
+        return "" if value is None else f"{value:+.4g}" if value else "0"
+
     def sentence(self) -> str:
         """Say the verdict in words."""
         if self.reason:
             return f"{self.metric}: {self.verdict}, {self.reason}"
-        words = (
-            f"{self.metric}: {self.verdict}, {self.improvement:+.4g} {self.unit}".rstrip()
-            + f" (positive is better; {self.low:+.4g} to {self.high:+.4g}, tolerance {self.tolerance:g}, "
-            f"{self.n} prompts)"
-        )
+        words = f"{self.metric}: {self.verdict}, "
+        if self.identical:
+            words += f"identical on all {self.n} prompts"
+        else:
+            words += f"{self.shown} {self.unit}".rstrip()
+            words += f" (positive is better; {self.low:+.4g} to {self.high:+.4g}, "
+            words += f"tolerance {self.tolerance:g}, {self.n} prompts)"
         if self.verdict == "inconclusive":
             more = None if self.needed is None else self.needed - self.n
             words += (

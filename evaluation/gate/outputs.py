@@ -61,13 +61,14 @@ def github(result: GateResult) -> str:
 
 
 def _cells(row: MetricVerdict) -> tuple[str, ...]:
-    interval = "" if row.low is None or row.high is None else f"{row.low:+.4g} to {row.high:+.4g}"
+    known = row.low is not None and row.high is not None and not row.identical
+    interval = f"{row.low:+.4g} to {row.high:+.4g}" if known else ""
     return (
         row.metric + (f" ({row.unit})" if row.unit else ""),
         row.verdict + (f": {row.reason}" if row.reason else ""),
         "" if row.baseline is None else f"{row.baseline:.4g}",
         "" if row.candidate is None else f"{row.candidate:.4g}",
-        "" if row.improvement is None else f"{row.improvement:+.4g}",
+        row.shown,
         interval,
         f"{row.tolerance:g}",
         str(row.n) + (f" (needs {row.needed})" if row.needed else ""),

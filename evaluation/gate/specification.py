@@ -1,12 +1,11 @@
 """What a gate asks: which metrics, how much worse is too much, and how sure one wants to be."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from evaluation.errors import EvaluationError
-from evaluation.yaml_file import read_yaml
+from evaluation.yaml_file import checked_sampling, misfit, read_yaml
 
 if TYPE_CHECKING:
     from metrics.scorer import ScoreOptions
@@ -21,7 +20,7 @@ TEMPLATE = """\
 metrics:
   clip: {tolerance: 0.5}
   temporal: {tolerance: 0.03}
-  sharpness: {tolerance: 5, direction: higher}  # a metric that only describes needs a direction
+  sharpness: {tolerance: 50, direction: higher}  # a metric that only describes needs a direction
 confidence: 0.95             # of all intervals together
 minimum_prompts: 8           # fewer decide nothing
 fail_on_inconclusive: false  # true: exit status 3 fails a job that treats it as such
@@ -51,6 +50,18 @@ class GateSpec(BaseModel):
     extractor: str = "embedded"
     extractor_weights: str | None = None
 
+    @field_validator("temporal_sampling")
+    @classmethod
+    def _sampling(cls, sampling: str) -> str:
+        return checked_sampling(sampling)
+
+    @model_validator(mode="after")
+    def _can_stand_on_metrics(self) -> Self:
+        for name, gate in self.metrics.items():
+            if why := _refusal(name, gate):
+                raise misfit(why, "metrics", name)
+        return self
+
     def direction(self, name: str) -> Literal["higher", "lower"]:
         """Return which way a metric of this gate is better."""
         from metrics.registry import metric_info
@@ -72,32 +83,29 @@ class GateSpec(BaseModel):
         )
 
 
+def _refusal(name: str, gate: MetricGate) -> str | None:
+    """Say why a gate cannot stand on a metric, None if it can."""
+    from metrics.errors import UnknownNameError
+    from metrics.registry import METRICS, metric_info
+
+    try:
+        info = metric_info(name)
+    except UnknownNameError:
+        return f"unknown metric; allowed: {', '.join(METRICS)}"
+    if info.per == "set" and name not in SET_METRICS:
+        why = REFUSED.get(name, f"of sets it knows how to pair {', '.join(SET_METRICS)}")
+        return f"a gate cannot stand on it: {why}"
+    if info.direction == "neutral" and gate.direction is None:
+        return "it says nothing of better or worse; give it direction: higher or lower"
+    if info.direction != "neutral" and gate.direction not in (None, info.direction):
+        return f"{info.direction} is better, which a gate cannot turn round"
+    return None
+
+
 def read_gate(path: Path) -> GateSpec:
     """Read and check a gate file.
 
     Raises:
-        EvaluationError: not such a file, an unknown metric, or a direction that is missing or against
-            the metric's own.
+        EvaluationError: not such a file; line, key and what is allowed are named.
     """
-    from metrics.errors import UnknownNameError
-    from metrics.registry import METRICS, metric_info
-
-    spec = read_yaml(path, GateSpec)
-    for name, gate in spec.metrics.items():
-        try:
-            info = metric_info(name)
-        except UnknownNameError:
-            raise EvaluationError(
-                f"{path}: the metric {name!r} is unknown; allowed: {', '.join(METRICS)}"
-            ) from None
-        if info.per == "set" and name not in SET_METRICS:
-            why = REFUSED.get(name, f"of sets it knows how to pair {', '.join(SET_METRICS)}")
-            raise EvaluationError(f"{path}: a gate cannot stand on {name!r}: {why}")
-        own = info.direction
-        if own == "neutral" and gate.direction is None:
-            raise EvaluationError(
-                f"{path}: the metric {name!r} says nothing of better or worse; give it direction: higher or lower"
-            )
-        if own != "neutral" and gate.direction not in (None, own):
-            raise EvaluationError(f"{path}: for {name!r} {own} is better, which a gate cannot turn round")
-    return spec
+    return read_yaml(path, GateSpec)

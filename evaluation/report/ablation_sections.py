@@ -6,7 +6,7 @@ from typing import Any
 from evaluation.report.blocks import Block, Cell, Clips, Figure, Listed, Section, Shown, Table, Tone, Words
 from evaluation.report.figures import preference_figure
 from evaluation.report.model import AblationSection, Report
-from evaluation.report.numbers import number, ratio, seconds, signed, significant
+from evaluation.report.numbers import difference, number, ratio, seconds, significant
 from evaluation.report.study_sections import interval_ends
 
 TAG = "automatic, no votes"
@@ -148,9 +148,8 @@ def _record(row: Row) -> dict[str, Any]:
 
 def effect(found: Row) -> str:
     """Write a mean with its interval."""
-    if found["low"] is None or found["high"] is None:
-        return f"{signed(found['mean'])} (1 prompt)"
-    return f"{signed(found['mean'])} [{signed(found['low'])}, {signed(found['high'])}]"
+    alone = " (1 prompt)" if found["low"] is None or found["high"] is None else ""
+    return difference(found["mean"], found["low"], found["high"]) + alone
 
 
 def _steps(name: str, result: Row) -> list[Block]:

@@ -9,6 +9,7 @@ from evaluation.ablation.outputs import RESULT
 from evaluation.errors import EvaluationError
 from evaluation.report.frames import playable
 from evaluation.report.model import AblationSection, ComparedClip, StudySection
+from evaluation.report.numbers import signed
 from evaluation.report.sentences import ablation_answer
 
 PEOPLE = ("good", "same", "bad", "ratio", "interval", "n")
@@ -52,7 +53,7 @@ def _with_votes(row: dict[str, Any], study: StudySection | None) -> dict[str, An
 
 def _clip(folder: Path, item: Mapping[str, Any]) -> ComparedClip:
     caption = (
-        f"{item['which']} for full against {item['arm']} on {item['metric']} ({item['advantage']:+.3g}), seed "
-        f"{item['seed']}: “{item['prompt']}”; full left, {item['arm']} right"
+        f"{item['which']} for full against {item['arm']} on {item['metric']} ({signed(item['advantage'])}), "
+        f"seed {item['seed']}: “{item['prompt']}”; full left, {item['arm']} right"
     )
     return ComparedClip(caption, playable((folder / item["file"]).read_bytes(), item["file"]))

@@ -108,11 +108,11 @@ def _difference_table(name: str, items: list[AutomaticComparison]) -> Table:
             rows.append((Cell(item.title), Cell(item.reason or "", "soft"), *(Cell("") for _ in range(5))))
             continue
         low, high = item.interval or (None, None)
-        between = (
-            "too few prompts"
-            if item.interval is None
-            else f"{significant(low)}{UNBROKEN}…{UNBROKEN}{significant(high)}"
-        )
+        between = f"{significant(low)}{UNBROKEN}…{UNBROKEN}{significant(high)}"
+        if item.interval is None:
+            between = "too few prompts"
+        elif item.difference == low == high == 0:
+            between = "identical"
         rows.append(
             (
                 Cell(item.title),

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+IDENTICAL = "0 (identical)"
+
 
 def number(value: float | None, digits: int = 2) -> str:
     """Write a number: thousands separated, a dash where there is none."""
@@ -22,8 +24,24 @@ def significant(value: float | None, digits: int = 3) -> str:
 
 
 def signed(value: float | None) -> str:
-    """Write a difference with its sign."""
-    return "–" if value is None else f"{value:+.3g}".replace("-", "−")
+    """Write a difference with its sign, which nothing has none of."""
+    if not value:
+        return "–" if value is None else "0"
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def without_noise(value: float, scale: float) -> float:
+    """Return 0 for what rounding alone leaves of a sum of numbers of that scale, else the value."""
+    return 0.0 if abs(value) <= 1e-12 * abs(scale) else value
+
+
+def difference(mean: float, low: float | None, high: float | None) -> str:
+    """Write a mean difference with its interval, if it has one; ``0 (identical)`` where all pairs are equal."""
+    if low is None or high is None:
+        return signed(mean)
+    if mean == low == high == 0:
+        return IDENTICAL
+    return f"{signed(without_noise(mean, high - low))} [{signed(low)}, {signed(high)}]"
 
 
 def percent(value: float | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.report.model import AutomaticComparison, StudySection
-from evaluation.report.numbers import ratio, signed
+from evaluation.report.numbers import difference, ratio
 
 Comparison = Mapping[str, Any]
 
@@ -59,9 +59,9 @@ def ablation_answer(result: Mapping[str, Any]) -> str:
     parts = []
     for row in sorted(first, key=lambda item: -abs(item["advantage"]["mean"])):
         effect = row["advantage"]
-        ends = sorted(-sign * end for end in (effect["low"], effect["high"]) if end is not None)
-        interval = f" [{', '.join(signed(end) for end in ends)}]" if len(ends) == 2 else ""
-        parts.append(f"{signed(-sign * effect['mean'])}{interval} for {row['arm']}")
+        ends = [effect["low"], effect["high"]]
+        low, high = sorted(-sign * end for end in ends) if None not in ends else ends
+        parts.append(f"{difference(-sign * effect['mean'], low, high)} for {row['arm']}")
     unit = f" ({first[0]['unit']})" if first[0]["unit"] else ""
     return (
         f"Automatic, no votes: against full, {first[0]['metric']}{unit} changes by {', '.join(parts)}; "
@@ -78,8 +78,8 @@ def comparison_answer(comparisons: Sequence[AutomaticComparison]) -> str | None:
     others = len({other.competitor for other in comparisons}) - 1
     more = f"; {others} other systems below" if others else ""
     return (
-        f"Automatic, no votes: {item.title} of {item.candidate} minus {item.competitor} is {signed(item.difference)} "
-        f"[{signed(low)}, {signed(high)}] on {item.n} prompts, {item.direction} is better{more}."
+        f"Automatic, no votes: {item.title} of {item.candidate} minus {item.competitor} is "
+        f"{difference(item.difference, low, high)} on {item.n} prompts, {item.direction} is better{more}."
     )
 
 

@@ -8,12 +8,13 @@ from fractions import Fraction
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from evaluation.errors import EvaluationError
 from evaluation.systems.base import Clip, Details, digest_of
+from evaluation.yaml_file import misfit
 
 if TYPE_CHECKING:
     from magicvideo.config import PipelineConfig
@@ -43,6 +44,24 @@ class MagicVideoSpec(BaseModel):
     parts: dict[str, str] = {}
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     low_memory: bool = False
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        from magicvideo.errors import MagicVideoError
+        from magicvideo.presets import with_parts
+
+        key = "preset"
+        try:
+            config = config_of(self.preset)
+            key = "parts"
+            with_parts(config, self.parts)
+            key = "arms"
+            config = changed(config, self.arms, {})
+            key = "changes"
+            changed(config, (), self.changes)
+        except (EvaluationError, MagicVideoError) as error:
+            raise misfit(str(error), key) from error
+        return self
 
 
 class Pipeline:

@@ -317,29 +317,38 @@ def preprocess_reference(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def train_image_to_video(
-    videos: VideoBatches,
-    images: ImageBatches,
-    config: TrainConfig,
-    out_dir: Path,
-    *,
-    image_every: int,
+    videos: VideoBatches, images: ImageBatches, config: TrainConfig, out_dir: Path, *, cycle: str
 ) -> dict[str, object]:
-    """Train I2V jointly on videos and images: every ``image_every``-th step is a batch of images.
+    """Train I2V jointly on videos and images, in the order of ``cycle``: "VVI" is an image batch every third step.
 
     Images take the backbone without its motion modules (our reading of "images treated as single-frame videos":
     attention over one frame teaches a motion module nothing about motion), so the spatial layers stay an image
     model while they learn to be a video model's.
     """
-    parts = videos.parts
+
+    def loss_of(step: int) -> torch.Tensor:
+        return (images if cycle[step % len(cycle)] == "I" else videos).loss(step)
+
+    return train("image-to-video", video_parameters(videos.parts), loss_of, config, out_dir)
+
+
+def train_own_layers(videos: VideoBatches, config: TrainConfig, out_dir: Path) -> dict[str, object]:
+    """Train what I2V has beside the image model: motion modules, appearance encoder and ControlNet."""
+    shared = {
+        id(value)
+        for part in (videos.parts.image_unet, videos.parts.text_encoder)
+        for value in part.parameters()
+    }
+    own = {key: value for key, value in video_parameters(videos.parts).items() if id(value) not in shared}
+    return train("image-to-video, own layers", own, videos.loss, config, out_dir)
+
+
+def video_parameters(parts: VideoParts) -> dict[str, torch.nn.Parameter]:
+    """Return all parameters of I2V by name."""
     parameters = {f"unet.{key}": value for key, value in parts.unet.named_parameters()}
     parameters |= {f"controlnet.{key}": value for key, value in parts.controlnet.named_parameters()}
     parameters |= {f"image_encoder.{key}": value for key, value in parts.image_encoder.named_parameters()}
-    parameters |= {f"text.{key}": value for key, value in parts.text_encoder.named_parameters()}
-
-    def loss_of(step: int) -> torch.Tensor:
-        return images.loss(step) if step % image_every == image_every - 1 else videos.loss(step)
-
-    return train("image-to-video", parameters, loss_of, config, out_dir)
+    return parameters | {f"text.{key}": value for key, value in parts.text_encoder.named_parameters()}
 
 
 def train_video_to_video(videos: VideoBatches, config: TrainConfig, out_dir: Path) -> dict[str, object]:

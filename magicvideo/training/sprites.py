@@ -38,6 +38,7 @@ from magicvideo.training.diffusion import (
     encode_frames,
     tokenize,
     train_image_to_video,
+    train_own_layers,
     train_text_to_image,
     train_video_to_video,
 )
@@ -48,7 +49,19 @@ from magicvideo.training.vfi import train_vfi
 from magicvideo.vfi.interpolator import Interpolator
 
 LOW, HIGH = 152, 264  # sides of I2V's and V2V's frames in pixels
-ALL_STAGES = ("autoencoder", "decoder", "pools", "t2i", "i2v", "v2v", "interpolator", "judge", "assemble")
+ALL_STAGES = (
+    "autoencoder",
+    "decoder",
+    "pools",
+    "t2i",
+    "i2v",
+    "closing",
+    "settling",
+    "v2v",
+    "interpolator",
+    "judge",
+    "assemble",
+)
 
 AUTOENCODER = TrainConfig(
     steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.7, seed=0
@@ -78,7 +91,19 @@ I2V = TrainConfig(
     ema_decay=0.997,
     save_every=100,
 )
-IMAGE_EVERY = 3  # every which step of I2V is a batch of images
+# Two video batches an image batch teach motion and cost the shared layers a fifth of the images' shapes. They start
+# from half way back to the image model, where those are there again, and see more images than videos.
+CLOSING = TrainConfig(
+    steps=1800,
+    batch_size=4,
+    learning_rate=6e-4,
+    optimizer="muon",
+    seed=4,
+    warmup=50,
+    cooldown=0.9,
+    ema_decay=0.995,
+    save_every=100,
+)
 V2V = TrainConfig(
     steps=160,
     batch_size=2,
@@ -91,7 +116,22 @@ V2V = TrainConfig(
     save_every=40,
     log_every=20,
 )
-RECIPES = ("autoencoder", "decoder", "t2i", "i2v", "v2v", "judge")
+# Images are still worse than the image model's. Most of the way back to it they are not, if the layers that read the
+# text, whose motion words the image model never needed, stay; I2V's own layers then settle on what they find.
+SETTLING = TrainConfig(
+    steps=360,
+    batch_size=4,
+    learning_rate=6e-4,
+    optimizer="muon",
+    seed=5,
+    warmup=20,
+    cooldown=0.9,
+    ema_decay=0.985,
+    save_every=60,
+    log_every=20,
+)
+IMAGE_SHARE = 0.6  # of the image model in the shared layers, from settling on
+RECIPES = ("autoencoder", "decoder", "t2i", "i2v", "closing", "settling", "v2v", "judge")
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
 
@@ -107,6 +147,8 @@ def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -
         "pools": lambda: _pools(root, device),
         "t2i": lambda: _t2i(root, device),
         "i2v": lambda: _i2v(root, device),
+        "closing": lambda: _closing(root, device),
+        "settling": lambda: _settling(root, device),
         "v2v": lambda: _v2v(root, device),
         "interpolator": lambda: _interpolator(root, device),
         "judge": lambda: train_judge(root / "judge", device=device),
@@ -122,7 +164,7 @@ def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -
 def assemble(root: Path, folder: Path) -> None:
     """Write the trained parts as a checkpoint in float16, with recipes and digests beside them."""
     interpolator = _existing(root / "interpolator" / "model")
-    i2v, v2v = _load_video(root, "i2v"), _load_video(root, "v2v")
+    i2v, v2v = _load_video(root, "settling"), _load_video(root, "v2v")
     like = architecture.build_motion_adapter()
     tokenizer, vae = _tokenizer(root), _vae(root, "decoder")
     parts = Components(
@@ -265,22 +307,82 @@ def _t2i(root: Path, device: str) -> None:
 
 
 def _i2v(root: Path, device: str) -> None:
-    """Train I2V jointly on clips and images."""
-    tokenizer, parts = _tokenizer(root), _to(device, _new_video(root))
-    scheduler = architecture.build_scheduler()
-    clips = _video_pool(root, "clips_low")
-    pools = [(_frame_pool(root, "frames_low"), 40, 0.5), (_frame_pool(root, "frames_high"), 16, 0.5)]
-    # Frames share half their noise from the start: they hold together much earlier than with noise of their own.
-    videos = VideoBatches(
-        clips, parts, tokenizer, scheduler, seed=I2V.seed, clips=4, frames=FRAMES, shared_noise=MIXED_SHARE
+    """Train I2V jointly on clips and images, from the image model."""
+    _train_joint(root, _to(device, _new_video(root)), I2V, "i2v", cycle="VVI", shares=(0.5, 0.5))
+
+
+def _closing(root: Path, device: str) -> None:
+    """Train I2V's end mostly on images, from the mean of its spatial layers and the image model's."""
+    parts, image = _load_video(root, "i2v"), _new_video(root)
+    _mix(parts.image_unet, image.image_unet, 0.5)
+    _mix(parts.text_encoder, image.text_encoder, 0.5)
+    _train_joint(
+        root, _to(device, parts), CLOSING, "closing", cycle="VII", shares=(0.3, 0.7), compile_unet=True
     )
-    images = ImageBatches(pools, parts.image_unet, parts.text_encoder, tokenizer, scheduler, I2V.seed)
-    train_image_to_video(videos, images, I2V, root / "i2v", image_every=IMAGE_EVERY)
-    _save_video(parts, root / "i2v")
+
+
+def _settling(root: Path, device: str) -> None:
+    """Bring the spatial layers back to the image model, all but those that read the text, and fit the rest to them."""
+    parts, image = _load_video(root, "closing"), _new_video(root)
+    _mix(parts.image_unet, image.image_unet, IMAGE_SHARE, keep="attn2")
+    videos = _low_clips(root, _to(device, parts), SETTLING)
+    train_own_layers(videos, SETTLING, root / "settling")
+    _save_video(parts, root / "settling")
+
+
+@torch.no_grad()
+def _mix(module: torch.nn.Module, other: torch.nn.Module, share: float, keep: str = " ") -> None:
+    """Take a ``share`` of each parameter from ``other``, but of those with ``keep`` in their name."""
+    others = dict(other.named_parameters())
+    for name, value in module.named_parameters():
+        if keep not in name:
+            value.lerp_(others[name], share)
+
+
+def _low_clips(root: Path, parts: VideoParts, config: TrainConfig) -> VideoBatches:
+    """Return I2V's batches; their frames share half their noise and so hold together much earlier."""
+    return VideoBatches(
+        _video_pool(root, "clips_low"),
+        parts,
+        _tokenizer(root),
+        architecture.build_scheduler(),
+        seed=config.seed,
+        clips=config.batch_size,
+        frames=FRAMES,
+        shared_noise=MIXED_SHARE,
+    )
+
+
+def _train_joint(
+    root: Path,
+    parts: VideoParts,
+    config: TrainConfig,
+    stage: str,
+    *,
+    cycle: str,
+    shares: tuple[float, float],
+    compile_unet: bool = False,
+) -> None:
+    """Train ``parts`` on videos and images in the order of ``cycle``; ``shares`` are of images, low and high."""
+    pools = [
+        (_frame_pool(root, "frames_low"), 40, shares[0]),
+        (_frame_pool(root, "frames_high"), 16, shares[1]),
+    ]
+    images = ImageBatches(
+        pools,
+        parts.image_unet,
+        parts.text_encoder,
+        _tokenizer(root),
+        architecture.build_scheduler(),
+        config.seed,
+        compile_unet=compile_unet,
+    )
+    train_image_to_video(_low_clips(root, parts, config), images, config, root / stage, cycle=cycle)
+    _save_video(parts, root / stage)
 
 
 def _v2v(root: Path, device: str) -> None:
-    parts = _to(device, _load_video(root, "i2v"))
+    parts = _to(device, _load_video(root, "settling"))
     videos = VideoBatches(
         _video_pool(root, "clips_high"),
         parts,

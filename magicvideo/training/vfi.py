@@ -54,6 +54,7 @@ def build_interpolator() -> Interpolator:
         scale=4,
         vqgan=codes,
         fine=True,
+        refine=True,
     )
     assert model.generator is not None
     # About as wide as the codes are at first, so that many are used.

@@ -15,6 +15,7 @@ from magicvideo.vfi.dsepconv import doubled, dsepconv, kernel_sum
 from magicvideo.vfi.edsc import EDSC, HEAD_WIDTHS, WIDTHS, Kernel
 from magicvideo.vfi.ema import EMAVFI
 from magicvideo.vfi.flow import CoarseFlow, warp
+from magicvideo.vfi.refinement import refine_flow
 from magicvideo.vfi.schedule import gap_times, num_output_frames
 from magicvideo.vfi.vqgan import VQFlowNet
 
@@ -57,6 +58,9 @@ def interpolate(frames: Tensor, factor: int, predict: Predictor, *, chunk: int =
         for index in range(len(times)):
             output[start * factor + 1 + index : stop * factor : factor] = between[:, index]
     return output
+
+
+MOST_GAIN = 1.4  # of detail in a mixed frame: unlike keyframes lose a factor of the square root of 2 half way
 
 
 class _Keyframe(NamedTuple):
@@ -124,6 +128,7 @@ class Interpolator(ModelMixin, ConfigMixin):
         vqgan: arguments of `VQFlowNet` but ``kernel_size``; None for EDSC alone on the flow.
         ema: arguments of `EMAVFI`, which takes the place of `CoarseFlow`; None for the latter.
         fine: whether keyframes are doubled before they are moved, which keeps their sharpness.
+        refine: whether what `CoarseFlow` leaves over is measured between the moved keyframes, see `refine_flow`.
 
     Raises:
         ValueError: Neither ``widths`` nor ``vqgan`` is given.
@@ -142,6 +147,7 @@ class Interpolator(ModelMixin, ConfigMixin):
         vqgan: dict[str, Any] | None = None,
         ema: dict[str, Any] | None = None,
         fine: bool = False,
+        refine: bool = False,
     ) -> None:
         super().__init__()
         if widths is None and vqgan is None:
@@ -242,6 +248,8 @@ class Interpolator(ModelMixin, ConfigMixin):
             estimate = self.flow(first.padded.to(self.dtype), second.padded.to(self.dtype), time)
             return estimate.flow, (1 - estimate.mask).to(estimate.flow.dtype)
         flow = self.flow(first.padded.to(self.dtype), second.padded.to(self.dtype), time).to(time.dtype)
+        if self.config.refine:
+            flow = refine_flow(first.padded.to(flow.dtype), second.padded.to(flow.dtype), flow, time)
         return flow, time.to(flow.dtype).view(-1, 1, 1, 1).expand(-1, 1, *flow.shape[2:])
 
     def _between(
@@ -316,9 +324,28 @@ def _moved(x: Tensor, keyframe: _Keyframe, flow: Tensor) -> Tensor:
 
 
 def _mixed(first: _Keyframe, second: _Keyframe, flow: Tensor, share: Tensor) -> Tensor:
-    """Mix both keyframes, moved by ``flow`` ``(B, 4, H, W)``, the second by ``share`` ``(B, 1, H, W)``."""
+    """Mix both keyframes, moved by ``flow`` ``(B, 4, H, W)``, the second by ``share`` ``(B, 1, H, W)``.
+
+    Detail that the keyframes do not share, as generated ones, cancels in a mean; it gets back the power it has in them.
+    """
     near, far = warp(first.fine, flow[:, :2], "bicubic"), warp(second.fine, flow[:, 2:], "bicubic")
-    return torch.lerp(near, far, share)
+    mixed = torch.lerp(near, far, share)
+    detail = _detail(mixed)
+    power = torch.lerp(_power(_detail(near)), _power(_detail(far)), share)
+    gain = ((power + 1e-7) / (_power(detail) + 1e-7)).sqrt().clamp(1, MOST_GAIN)
+    return mixed + (gain - 1) * detail
+
+
+def _detail(x: Tensor) -> Tensor:
+    return x - _box(x)
+
+
+def _power(detail: Tensor) -> Tensor:
+    return _box(detail.square().mean(1, keepdim=True))
+
+
+def _box(x: Tensor) -> Tensor:
+    return F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
 
 
 def _resample(

@@ -66,6 +66,37 @@ def test_unknown_expired_and_closed_codes_let_nobody_in(database: Database, make
         assert session.scalars(sa.select(RegistrationCode.places_left)).one() == 2
 
 
+def test_codes_are_listed_with_their_state_and_can_be_withdrawn(database: Database, make_study) -> None:
+    make_study(database)
+    now = now_utc()
+    _make_code(database, "used up", places=1)
+    _make_code(database, "expired", places=3, expires_at=now + timedelta(days=1))
+    _make_code(database, "revoked", places=3)
+    _make_code(database, "still open", places=4, cohort="crowd", expires_at=now + timedelta(days=9))
+    for code in ("used up", "revoked", "still open"):
+        _join(database, code)
+    with database.session() as session:
+        study = get_study(session, "study")
+        third = evaluators.codes(session, study)[2].number
+        evaluators.revoke_code(session, study, third, by="test")
+        found = evaluators.codes(session, study, now=now + timedelta(days=2))
+        assert [(code.state, code.taken, code.places) for code in found] == [
+            ("used", 1, 1),
+            ("expired", 0, 3),
+            ("revoked", 1, 3),
+            ("open", 1, 4),
+        ]
+        assert found[-1].cohort == "crowd"
+        for number in (third, 999):
+            with pytest.raises(StudyError, match="no code"):
+                evaluators.revoke_code(session, study, number, by="test")
+        assert audit.first_broken(session) is None
+    with pytest.raises(LinkRefused, match="withdrawn"):
+        _join(database, "revoked")
+    with database.reading() as session:
+        assert session.scalar(sa.select(sa.func.count(Evaluator.id))) == 3
+
+
 def test_many_at_once_never_get_more_places_than_there_are(database: Database, make_study) -> None:
     make_study(database)
     _make_code(database, places=5)

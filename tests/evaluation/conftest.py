@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,11 @@ def flaky(prompt, seed, mark):
         raise ConnectionError("reset by peer")
     return np.full((6, 32, 32, 3), 120, np.uint8), 8
 
+def bar(prompt, seed):
+    from tqdm import tqdm
+
+    return np.full((6, 32, 32, 3), 100 + len(list(tqdm(range(3)))), np.uint8), 8
+
 def threads(prompt, seed, told):
     with open(told, "w") as file:
         file.write(os.environ["OMP_NUM_THREADS"])
@@ -56,6 +62,13 @@ def noise(prompt, seed, size=32, asks=None):
             time.sleep(0.02)
     return np.random.default_rng(len(prompt)).integers(0, 255, (6, size, size, 3), np.uint8), 8
 """
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests of this folder two hours: on a busy machine minutes may become many."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.timeout(7200))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -85,7 +98,7 @@ def _bench(
     file = folder / "bench.yaml"
     file.write_text(
         f"folder: run\nsystems:\n{systems}prompts:\n  - texts: {texts}\nseeds: {seeds}\n"
-        f"engine: {{workers: {workers}, timeout: 30}}\n{more}"
+        f"engine: {{workers: {workers}, timeout: 1800}}\n{more}"
     )
     return file
 
@@ -167,10 +180,19 @@ def files_of() -> Callable[[Path], list[str]]:
 
 def _start(file: Path, *prefix: str, **options: Any) -> subprocess.Popen[str]:
     """Begin ``magicvideo bench run`` in a process of its own."""
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _search_path()}
     command = [*prefix, sys.executable, "-m", "evaluation.cli", "bench", "run", str(file), "-q"]
     return subprocess.Popen(command, env=environment, text=True, **options)
+
+
+def _search_path() -> str:
+    return os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.fixture
+def start() -> Callable[..., subprocess.Popen[str]]:
+    """Begin a bench in a process of its own."""
+    return _start
 
 
 @pytest.fixture
@@ -180,37 +202,88 @@ def fails_under() -> Callable[..., str]:
     def fail(file: Path, kibibytes: int) -> str:
         limit = ("bash", "-c", f'ulimit -f {kibibytes}; exec "$@"', "bash")
         with _start(file, *limit, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            _, said = process.communicate(timeout=120)
+            _, said = process.communicate()
         assert process.returncode == 1
         return said
 
     return fail
 
 
+DYING = """
+import atexit, os, signal, sys, threading, time
+
+point, pause, told, file = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4]
+places = os.path.dirname(file), "magicvideo-scratch-"
+seen = 0
+
+def die():
+    time.sleep(pause)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def count(event, values):
+    global seen
+    if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.scandir", "sqlite3.connect"):
+        if any(place in str(values[0]) for place in places):
+            seen += 1
+            if seen == point:
+                threading.Thread(target=die, daemon=True).start()
+
+def tell():
+    with open(told, "w") as target:
+        target.write(str(seen))
+
+sys.addaudithook(count)
+atexit.register(tell)
+sys.argv = ["magicvideo", "bench", "run", file, "-q"]
+from evaluation.cli.main import main
+main()
+"""
+
+
+class Killer:
+    """Runs benches that kill themselves where they use their files; their workers die by themselves, soon after."""
+
+    def __init__(self) -> None:
+        self.sessions: list[int] = []
+
+    def __call__(self, file: Path, point: int = 0, pause: float = 0.0) -> bool:
+        """Tell whether the run was killed.
+
+        Args:
+            file: the bench.
+            point: the run dies after that many uses of its files; never if 0.
+            pause: seconds that it goes on meanwhile.
+        """
+        command = [sys.executable, "-c", DYING, str(point), str(pause), str(self._told(file)), str(file)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _search_path()}
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        self.sessions.append(process.pid)
+        status = process.wait()
+        assert status in (0, -signal.SIGKILL)
+        return status != 0
+
+    def uses(self, file: Path) -> int:
+        """Return how often the last run that came to its end used its files."""
+        return int(self._told(file).read_text())
+
+    def wait_for_workers(self) -> None:
+        """Wait until no process of any run is left."""
+        for session in self.sessions:
+            with suppress(ProcessLookupError):
+                while True:
+                    os.killpg(session, 0)
+                    time.sleep(0.05)
+
+    def _told(self, file: Path) -> Path:
+        return file.parent.with_name(f"{file.parent.name}-uses.txt")
+
+
 @pytest.fixture
-def kill_after() -> Callable[..., bool]:
-    """Run a bench in a process and kill it; tell whether it still was at work.
-
-    The kill comes ``seconds`` after the store has so many ``more`` files than before, or ``longest`` seconds after the
-    run has taken hold of its folder.
-    """
-
-    def kill(file: Path, files: Callable[[], list[str]], more: int, seconds: float, longest: float) -> bool:
-        lock = file.parent / "run" / ".lock"
-        before, had = lock.stat().st_mtime_ns if lock.exists() else 0, len(files())
-        process = _start(file, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (lock.exists() and lock.stat().st_mtime_ns > before):
-            time.sleep(0.01)
-        end = time.monotonic() + longest
-        while process.poll() is None and len(files()) < had + more and time.monotonic() < end:
-            time.sleep(0.05)
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-        return process.wait() == -signal.SIGKILL
-
-    return kill
+def killer() -> Killer:
+    """Run benches and kill them."""
+    return Killer()
 
 
 class S3Server:

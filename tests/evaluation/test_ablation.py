@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from evaluation.ablation.analysis import AblationResult, analyse
 from evaluation.ablation.arms import arms_of, chain_of, systems_of
 from evaluation.ablation.cost import AblationCost, cost_of
-from evaluation.ablation.effects import effect, holm, interaction, main_effect, preference, shapley
+from evaluation.ablation.effects import effect, interaction, main_effect, preference, shapley
 from evaluation.ablation.outputs import to_markdown, write_result
 from evaluation.ablation.run import run_ablation
 from evaluation.ablation.specification import TEMPLATE, AblationSpec, read_ablation
@@ -54,13 +54,6 @@ def subsets(function: Any) -> dict[frozenset[str], np.ndarray]:
         for size in range(len(PARTS) + 1)
         for chosen in combinations(PARTS, size)
     }
-
-
-def test_holm_agrees_with_a_worked_example_and_is_monotone() -> None:
-    # Four p values of the example in Holm's procedure on Wikipedia: 0.01, 0.04, 0.03, 0.005.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]) == []
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
 
 
 def test_shapley_of_the_glove_game_and_efficiency() -> None:

@@ -1,5 +1,5 @@
 import random
-import time
+import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from evaluation.clips import PARTIAL
 from evaluation.errors import EvaluationError
 
 TINY = "{size: 32, num_frames: 6}"
+BEGINNING = 15  # uses of files in a run that has nothing to do
 
 
 def truth(*names: str) -> str:
@@ -81,16 +82,26 @@ def test_crashing_and_failing_systems_leave_the_others_alone(
 
 def test_workers_share_the_cores(tmp_path: Path, bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("evaluation.engine.local._cores", lambda: 7)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(7))
     told = tmp_path / "told"
     systems = f"  t: {{python: {{target: 'model.py:threads', options: {{told: {told}}}}}}}\n"
     run_bench(bench(tmp_path, systems, count=1, workers=2), progress=False)
     assert told.read_text() == "3"
 
 
+def test_worker_that_drew_a_progress_bar_leaves_nothing_behind(
+    tmp_path: Path, bench: Any, start: Any
+) -> None:
+    file = bench(tmp_path, "  b: {python: {target: 'model.py:bar'}}\n", count=1)
+    with start(file, stderr=subprocess.PIPE) as process:
+        _, said = process.communicate()
+    assert process.returncode == 0
+    assert "leaked" not in said
+
+
 def test_hanging_system_is_ended(tmp_path: Path, bench: Any) -> None:
     file = bench(tmp_path, "  hang: {python: {target: 'model.py:hang'}}\n", count=1)
-    file.write_text(file.read_text().replace("timeout: 30", "timeout: 1, crashes: 1"))
+    file.write_text(file.read_text().replace("timeout: 1800", "timeout: 1, crashes: 1"))
     [record] = run_bench(file, progress=False).videos.outcomes
     assert record.reason == "its process took longer than 1 s"
 
@@ -151,6 +162,30 @@ def test_two_runs_in_one_folder_are_kept_apart(tmp_path: Path, bench: Any) -> No
         ("workers: 1", "workers: 0", "engine.workers: input should be greater than or equal to 1, got 0"),
         ("seeds: [0]", "metrics: [fvd]", "needs reference, a folder of real videos"),
         ("seeds: [0]", "metrics: [clipp]", "unknown metric 'clipp'; known: .*, clip,"),
+        ("seeds: [0]", "seeds: []", r"line 6: seeds: give at least 1$"),
+        ("seeds: [0]", "reference: 3", r"line 6: reference: expected a path, got 3$"),
+        ("seeds: [0]", "store: foo://x", "line 6: store: no such kind of address: foo; give a folder"),
+        (
+            "seeds: [0]",
+            "database: mysql://u:secret@h/d",
+            r"line 6: database: mysql://u:\*\*\*@h/d is neither .*\.\.\.$",
+        ),
+        (
+            "seeds: [0]",
+            "scoring: {temporal_sampling: 'fps:x'}",
+            r"line 6: scoring.temporal_sampling: unknown sampling",
+        ),
+        ("workers: 1", "devices: [gpu]", r"engine.devices.0: unknown device; known: cpu, mps, cuda"),
+        (
+            "sprites_truth: {size: 32, num_frames: 6}",
+            "magicvideo: {preset: spritez}",
+            r"line 3: systems.a.magicvideo.preset: unknown preset 'spritez'; known: sprites, paper$",
+        ),
+        (
+            "sprites_truth: {size: 32, num_frames: 6}",
+            "magicvideo: {changes: {v2v.strength: 3}}",
+            r"line 3: systems.a.magicvideo.changes: v2v.strength must be a number from 0 to 1, got 3$",
+        ),
         ("sprites_truth:", "diffusers: {pipeline: WanPipeline, frames: 80}, sprites_truth:", "take 77 or 81"),
     ],
 )
@@ -163,6 +198,37 @@ def test_bad_bench_file_names_line_key_and_what_is_allowed(
     file.write_text(text.replace(old, new))
     with pytest.raises(EvaluationError, match=sentence):
         read_bench(file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (
+            "sprites_truth: {size: 32, num_frames: 6}",
+            "card: gen-2",
+            r"line 3: systems.a: .* nothing that can run",
+        ),
+        (
+            "prompts:\n",
+            "prompts:\n  - file: gone.txt\n",
+            r"line 5: prompts.0: cannot read prompts from .*gone.txt",
+        ),
+        (
+            "prompts:\n",
+            "prompts:\n  - {suite: sprites, sample: 999}\n",
+            "line 5: prompts.0: cannot draw 999 prompts",
+        ),
+        ("seeds: [0]", "scoring: {clip_model: nope}\nmetrics: [clip]", "line 6: scoring: .*nope"),
+    ],
+)
+def test_what_only_loading_shows_names_the_line_too_and_nothing_is_made(
+    tmp_path: Path, old: str, new: str, sentence: str, bench: Any
+) -> None:
+    file = bench(tmp_path, truth("a"))
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(EvaluationError, match=rf"bench.yaml, {sentence}"):
+        run_bench(file, progress=False)
+    assert not list(tmp_path.rglob("*.mp4"))
 
 
 def test_template_is_a_valid_bench_and_is_not_overwritten(tmp_path: Path) -> None:
@@ -189,7 +255,7 @@ def test_command_line_reports_and_fails_on_failed_videos(tmp_path: Path, bench: 
 
 
 @pytest.fixture
-def check_kills(tmp_path: Path, bench: Any, contents: Any, files_of: Any, kill_after: Any) -> Any:
+def check_kills(tmp_path: Path, bench: Any, contents: Any, files_of: Any, killer: Any) -> Any:
     """Kill a bench of two systems at random points, then compare with an undisturbed one; return the kills that met."""
 
     def check(
@@ -203,15 +269,16 @@ def check_kills(tmp_path: Path, bench: Any, contents: Any, files_of: Any, kill_a
     ) -> int:
         calm, killed = tmp_path / "calm", tmp_path / "killed"
         systems = truth("a", "b")
-        run_bench(bench(calm, systems, count=count, more=metrics), progress=False)
+        calm_file = bench(calm, systems, count=count, more=metrics)
+        killer(calm_file)
         file = bench(killed, systems, count=count, more=metrics + more)
         files = files or partial(files_of, killed)
         rng = random.Random(7)
-        # Each kill lets up to twice its share of the files appear, but never the last ones.
-        step = min(8 * count // kills, 3 * count)
-        points = [(rng.randint(0, step), rng.uniform(0, 0.5), rng.uniform(10, 60)) for _ in range(kills)]
-        met = sum(kill_after(file, files, *point) for point in points)
-        time.sleep(2)  # an orphaned worker sees its parent's death and ends
+        # A run looks for every record first; kills come then and while videos are made and measured.
+        uses = killer.uses(calm_file)
+        most = min(BEGINNING + 2 * count + 4 * uses // kills, uses - 1)
+        met = sum(killer(file, rng.randint(1, most), rng.uniform(0, 0.05)) for _ in range(kills))
+        killer.wait_for_workers()
         run_bench(file, progress=False)
         assert contents(killed, url) == contents(calm)
         assert files() == files_of(calm)
@@ -227,9 +294,8 @@ def test_bench_killed_at_random_points_ends_like_an_undisturbed_one(check_kills:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 def test_bench_of_40_videos_killed_at_20_random_points(check_kills: Any) -> None:
-    assert check_kills(count=20, kills=20) >= 15
+    assert check_kills(count=20, kills=24) >= 15
 
 
 def _shared(s3: Any, url: str) -> dict[str, Any]:
@@ -255,9 +321,8 @@ def test_bench_in_s3_and_postgresql_killed_ends_like_an_undisturbed_one_on_disk(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_bench_of_40_videos_in_s3_and_postgresql_killed_at_10_random_points(
     check_kills: Any, s3: Any, database_url: str
 ) -> None:
-    assert check_kills(count=20, kills=10, **_shared(s3, database_url)) >= 7
+    assert check_kills(count=20, kills=10, **_shared(s3, database_url)) >= 5

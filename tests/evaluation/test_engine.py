@@ -215,7 +215,7 @@ def test_ray_cluster_of_two_nodes_loses_one_and_nothing_else(database: Database,
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": memory})
     try:
         second = cluster.add_node(num_cpus=1, object_store_memory=memory)
-        cluster.wait_for_nodes()
+        cluster.wait_for_nodes(timeout=300)
         engine = _KillsNode(RayEngine(settings, address=cluster.address, crashes=3), cluster, second)
         store = FolderStore(tmp_path / "videos")
         summary = run_jobs(

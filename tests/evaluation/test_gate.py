@@ -76,7 +76,15 @@ def test_a_lower_is_better_metric_turns_round() -> None:
 
 def test_identical_sides_pass_with_no_tolerance() -> None:
     spec = GateSpec.model_validate({"metrics": {"clip": {"tolerance": 0}}})
-    assert verdict([20.0, 21.5, 30.0] * 4, [20.0, 21.5, 30.0] * 4, spec).verdict == "pass"
+    result = verdict([20.0, 21.5, 30.0] * 4, [20.0, 21.5, 30.0] * 4, spec)
+    assert result.verdict == "pass"
+    assert outputs.text(result).splitlines()[0] == "clip: pass, identical on all 12 prompts"
+    assert "| 0 (identical) |" in outputs.markdown(result)
+    few = verdict([20.0] * 3, [20.0] * 3, spec)
+    assert (
+        few.metrics[0].sentence()
+        == "clip: inconclusive, identical on all 3 prompts; about 5 more would decide"
+    )
 
 
 def test_prompts_needed_is_the_least_number_that_decides() -> None:
@@ -183,13 +191,13 @@ def test_set_metrics_use_the_paired_jackknife_and_refuse_few_prompts(name: str) 
             "metrics: {clip: {tolerance: 1}}\nconfidence: 3\n",
             "line 2: confidence: input should be less than 1, got 3",
         ),
-        ("metrics: {clap: {tolerance: 1}}\n", "'clap' is unknown; allowed: clip"),
-        ("metrics: {speed: {tolerance: 1}}\n", "'speed' says nothing of better or worse"),
+        ("metrics: {clap: {tolerance: 1}}\n", "line 1: metrics.clap: unknown metric; allowed: clip"),
+        ("metrics: {speed: {tolerance: 1}}\n", "line 1: metrics.speed: it says nothing of better or worse"),
         (
             "metrics: {fvd_infinity: {tolerance: 1}}\n",
             "extrapolated over random subsets, so that differences",
         ),
-        ("metrics: {clip: {tolerance: 1, direction: lower}}\n", "for 'clip' higher is better"),
+        ("metrics: {clip: {tolerance: 1, direction: lower}}\n", "line 1: metrics.clip: higher is better"),
         ("metrics: {clip: {tolerance: 1}}\nmetrics: {}\n", "line 2: the key 'metrics' is given twice"),
         ("metrics: [\n", "no YAML"),
         ("", "allowed keys: metrics"),

@@ -197,3 +197,12 @@ def test_the_command_needs_no_database_and_its_exit_status_is_the_verdict(
     assert found.exit_code == 1, found.output
     assert "regression" in found.stdout.splitlines()[-1]
     assert all(path.stat().st_size > 0 for path in written)
+
+
+def test_what_cannot_be_compared_is_never_called_a_regression(truth: Path, tmp_path: Path) -> None:
+    gate = ["--gate", str(truth / "gate.yaml")]
+    for place, told in ((truth / "gone", gate), (truth / "truth", ["--gate", str(tmp_path / "gone.yaml")])):
+        found = CliRunner().invoke(app, ["compare", str(truth / "truth"), str(place), *told])
+        assert found.exit_code == 2
+        assert found.stderr.splitlines()[-1].startswith("magicvideo: ")
+        assert "gone" in found.stderr.splitlines()[-1]

@@ -211,9 +211,7 @@ def kill_after(home: Path, files: int) -> None:
     here = Path(__file__).parent
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parents[1])}
     worker = subprocess.Popen([sys.executable, "-c", WORKER, str(home), str(here)], env=environment)
-    deadline = time.monotonic() + 120
     while len(list(home.rglob("*.mp4"))) < files and worker.poll() is None:
-        assert time.monotonic() < deadline
         time.sleep(0.002)
     worker.kill()
     assert worker.wait() == -signal.SIGKILL

@@ -1,6 +1,8 @@
+import multiprocessing
 from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,13 +11,16 @@ from sqlalchemy import select
 from arena.database import Database
 from arena.errors import ArenaError
 from arena.models import Score, Video
+from evaluation.clips import write_clip
+from evaluation.errors import EvaluationError
 from evaluation.reference import sprites_reference
 from evaluation.report.build import build_report
 from evaluation.runs import make_videos
 from evaluation.scoring import score_system, split_set_signature
+from evaluation.scoring_pool import CHUNK, ScoringPool
 from evaluation.systems.base import Clip
 from evaluation.systems.sprites_truth import SpritesTruth
-from metrics.errors import UnknownNameError
+from metrics.errors import MetricError, UnknownNameError
 from metrics.registry import METRICS
 from metrics.scorer import ScoreOptions
 
@@ -69,6 +74,26 @@ def test_every_video_gets_its_values_with_a_signature(database: Database, tmp_pa
     with database.reading() as session:
         signatures = list(session.scalars(select(Score.signature).where(Score.metric == "temporal")))
     assert all("fps:10" in signature for signature in signatures)
+
+
+def test_several_processes_measure_what_one_does_and_in_the_same_order(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.mp4" for index in range(CHUNK + 2)]
+    for index, path in enumerate(paths[:-1]):
+        scene = moving().generate(MOVING[index % 2], index)
+        write_clip(path, scene.frames, scene.fps)
+    prompts = [MOVING[0]] * len(paths)
+    given: dict[str, Any] = {"reference": None, "options": ScoreOptions(), "progress": False}
+    alone = ScoringPool().table(paths, prompts, ["temporal"], **given)
+    with ScoringPool(2) as pool:
+        shared = pool.table(paths, prompts, ["temporal"], **given)
+        assert (shared.rows, shared.failures) == (alone.rows, alone.failures)
+        assert [failure.path for failure in shared.failures] == paths[-1:]
+        with pytest.raises(MetricError, match="unknown metric 'x'; known: "):
+            pool.table(paths, prompts, ["x"], **given)
+        for process in multiprocessing.active_children():
+            process.kill()
+        with pytest.raises(EvaluationError, match="a process that measured videos was ended"):
+            pool.table(paths, prompts, ["temporal"], **given)
 
 
 def test_nothing_is_measured_twice(database: Database, tmp_path: Path) -> None:

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from evaluation.report.model import StudySection
-from evaluation.report.numbers import ends, number
-from evaluation.report.sentences import headline, study_answer, verdict
+from evaluation.report.numbers import difference, ends, number
+from evaluation.report.sentences import ablation_answer, headline, study_answer, verdict
 
 
 def comparison(
@@ -77,6 +77,32 @@ def test_numbers_are_written_for_readers() -> None:
     assert number(None) == "–"
     assert ends((1.004, None)) == ("1.004", "∞")
     assert ends((1.0, 1234.5)) == ("1.00", "1,234.50")
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "text"),
+    [
+        (0.0, 0.0, 0.0, "0 (identical)"),
+        (-0.0, -0.0, 0.0, "0 (identical)"),
+        (0.0, -0.25, 0.25, "0 [−0.25, +0.25]"),
+        (1.25e-7, 0.0, 2.5e-7, "+1.25e−07 [0, +2.5e−07]"),
+        (0.0, None, None, "0"),
+    ],
+)
+def test_equal_pairs_are_told_from_small_differences(
+    mean: float, low: float | None, high: float | None, text: str
+) -> None:
+    assert difference(mean, low, high) == text
+
+
+def test_ablation_answer_says_which_arm_is_the_same() -> None:
+    def row(arm: str, mean: float, half: float) -> dict[str, Any]:
+        advantage = {"mean": mean, "low": mean - half, "high": mean + half, "n": 4}
+        named = {"arm": arm, "at": "end", "metric": "flicker", "signature": "s", "unit": ""}
+        return named | {"direction": "lower", "advantage": advantage}
+
+    said = ablation_answer({"rows": [row("-vfi", 0.0, 0.0), row("-v2v", 0.5, 0.25)]})
+    assert "changes by +0.5 [+0.25, +0.75] for -v2v, 0 (identical) for -vfi; 4 prompts" in said
 
 
 def test_missing_interval_decides_nothing() -> None:

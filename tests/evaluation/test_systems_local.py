@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from evaluation.cli.systems import app
@@ -20,7 +21,6 @@ from evaluation.systems.imported import ImportedSpec, ImportedSystem
 from evaluation.systems.pipeline import MagicVideoSpec
 from evaluation.systems.python_function import PythonSpec, PythonSystem
 from evaluation.systems.specification import Builder, SystemSpec
-from magicvideo.errors import MagicVideoError
 from magicvideo.video import write_video
 
 PROMPTS = (
@@ -180,13 +180,13 @@ def test_pipeline_changes_settings_and_shares_what_is_loaded() -> None:
     assert weak.config["pipeline"]["vfi"]["kind"] == "repeat"
     assert full.config_digest != weak.config_digest
     assert full.pipeline is weak.pipeline  # type: ignore[attr-defined]
-    for changes, kind, sentence in (
-        ({"v2v.strenght": 1}, EvaluationError, "v2v has .*strength"),
-        ({"audio.volume": 1}, EvaluationError, "a stage of t2i, i2v, v2v, vfi"),
-        ({"v2v.strength": 2}, MagicVideoError, "from 0 to 1"),
+    for changes, sentence in (
+        ({"v2v.strenght": 1}, "v2v has .*strength"),
+        ({"audio.volume": 1}, "a stage of t2i, i2v, v2v, vfi"),
+        ({"v2v.strength": 2}, "from 0 to 1"),
     ):
-        with pytest.raises(kind, match=sentence):
-            builder.build("x", SystemSpec(magicvideo=MagicVideoSpec(changes=changes)))
+        with pytest.raises(ValidationError, match=sentence):
+            MagicVideoSpec(changes=changes)
 
 
 def test_every_card_reads_and_the_six_systems_of_the_paper_are_there() -> None:

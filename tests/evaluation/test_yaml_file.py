@@ -92,6 +92,31 @@ def test_what_ships_is_read(tmp_path: Path, kind: str) -> None:
             "leave_1_out",
             "unknown key 'leave_1_out'; allowed here: folder, database",
         ),
+        (
+            "ablation",
+            "prior, i2v",
+            "prior, i3v",
+            "leave_one_out: unknown part 'i3v'; known: prior, controlnet",
+        ),
+        (
+            "ablation",
+            "vfi.kind: [",
+            "vfi.kin: [",
+            "sweeps.vfi.kin: unknown setting 'vfi.kin'; vfi has kind, factor",
+        ),
+        (
+            "ablation",
+            "[blend, ema",
+            "[blent, ema",
+            "sweeps.vfi.kind: unknown vfi.kind 'blent'; known: combined",
+        ),
+        ("ablation", "[blend, ema, edsc]", "[]", "sweeps.vfi.kind: give at least one value"),
+        (
+            "ablation",
+            "preset: sprites",
+            "preset: sprite",
+            "base.preset: unknown preset 'sprite'; known: sprites",
+        ),
         ("ablation", "seeds: [0]", "seeds: [zero]", "seeds.0: input should be a valid integer"),
         ("ablation", "seeds: [0]", "confidence: 95", "confidence: input should be less than 1, got 95"),
         (

@@ -42,7 +42,7 @@ def test_weights_are_safetensors_of_25_megabytes_at_most_with_their_digests() ->
 
 
 def test_every_part_has_its_recipe() -> None:
-    for stage in ("autoencoder", "decoder", "t2i", "i2v", "v2v", "judge"):
+    for stage in ("autoencoder", "decoder", "t2i", "i2v", "closing", "settling", "v2v", "judge"):
         recipe = json.loads((FOLDER / f"recipe-{stage}.json").read_text())
         assert recipe["config"]["steps"] == recipe["curve"][-1][0]
         assert recipe["curve"][-1][1] < recipe["curve"][0][1]

@@ -220,3 +220,13 @@ def test_network_of_the_middle_frame_refuses_thirds() -> None:
     network = EDSC(widths=(4, 8), head_widths=(4, 4), multiple=False)
     with pytest.raises(ValueError, match="only the middle frame"):
         interpolate(_clip(2), 3, edsc_predictor(network))
+
+
+def test_a_mixed_frame_keeps_the_power_of_detail_that_keyframes_do_not_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first, second = (0.5 + 0.02 * torch.randn(1, 3, 64, 64, generator=generator) for _ in range(2))
+    model = Interpolator(**SMALL).eval()  # its flow starts at zero
+    between = model.predict_flow(first, second, (0.5,))[:, 0]
+    detail = [frame[..., 4:-4, 4:-4].std().item() for frame in (first, second, between)]
+    assert detail[2] == pytest.approx(sum(detail[:2]) / 2, rel=0.1)
+    assert ((first + second) / 2).std().item() < 0.75 * detail[0]  # what a mean keeps

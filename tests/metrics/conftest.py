@@ -106,7 +106,8 @@ def tiny_video_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("video")
     write_bpe(folder / "bpe.txt.gz")
     text = {"context_length": 16, "width": 16, "heads": 2, "layers": 1}
-    config = {"frames": 4, "size": 16, "embed_dim": 6, "stem": [4, 8], "channels": [8, 8], "text": text}
+    config = {"frames": 4, "size": 16, "embed_dim": 6, "stem": [4, 8], "motion": [8, 8], "look": [8]}
+    config["text"] = text
     torch.manual_seed(0)
     model = VideoTextModel(config, load_tokenizer(folder, 16).vocab_size)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")

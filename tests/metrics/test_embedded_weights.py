@@ -6,25 +6,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from torch import Tensor
+from typer.testing import CliRunner
 
+from evaluation.cli.train_metrics import train_metrics
 from evaluation.embedded_metrics import (
     DISTORTIONS,
     attributes_of,
     caption_of,
+    caption_words,
     render_pool,
-    train_embedded_metrics,
     validate_clip,
     validate_video,
 )
 from magicvideo.sprites.render import frame_times, render
 from magicvideo.sprites.scene import Scene, sample_scene
-from metrics.embedded import CLIP_WEIGHTS, VIDEO_WEIGHTS, sha256_of
+from metrics.embedded import CLIP_WEIGHTS, VIDEO_WEIGHTS, load_tokenizer, sha256_of
 from metrics.features import load_extractor
 from metrics.functional import frechet_distance
 from metrics.text_video import CLIPScore, VideoTextScore
 
-VIDEO_LEAST = {"size": 0.99, "colour": 0.99, "shape": 0.87, "motion": 0.98, "background": 0.93}
+VIDEO_LEAST = {"size": 0.99, "colour": 0.99, "shape": 0.95, "motion": 0.98, "background": 0.98}
 
 
 def test_weights_are_small_and_are_those_of_the_recipe() -> None:
@@ -41,8 +44,8 @@ def test_weights_are_small_and_are_those_of_the_recipe() -> None:
 def test_clip_score_tells_colour_shape_and_background_but_not_motion() -> None:
     rates = validate_clip(CLIP_WEIGHTS, clips=64, seed=1, progress=False)
     assert rates["right_over_wrong_colour"] >= 0.95
-    assert rates["right_over_wrong_shape"] >= 0.9
-    assert rates["right_over_wrong_background"] >= 0.85
+    assert rates["right_over_wrong_shape"] >= 0.95
+    assert rates["right_over_wrong_background"] >= 0.97
     assert 0.35 < rates["right_over_wrong_motion"] < 0.75
 
 
@@ -83,7 +86,7 @@ def _rendered(scene: Scene) -> Tensor:
 
 @pytest.mark.parametrize(
     ("defect", "factor"),
-    [("freeze", 3), ("shuffle", 2), ("blur_32", 1.3), ("blur_16", 2), ("noise_40", 5), ("collapse", 5)],
+    [("freeze", 3), ("shuffle", 1.6), ("blur_32", 1.3), ("blur_16", 2), ("noise_40", 5), ("collapse", 5)],
 )
 def test_frechet_distance_reacts_to_defects(defect: str, factor: float) -> None:
     extractor = load_extractor("embedded")
@@ -93,17 +96,28 @@ def test_frechet_distance_reacts_to_defects(defect: str, factor: float) -> None:
     assert frechet_distance(extractor(DISTORTIONS[defect](fake)), real) > factor * clean
 
 
+def test_every_word_of_a_caption_is_one_token_and_the_longest_caption_is_not_cut() -> None:
+    longest = "a small purple triangle standing still and a small yellow hexagon standing still on a black background"
+    for folder in (CLIP_WEIGHTS, VIDEO_WEIGHTS):
+        tokenizer = load_tokenizer(folder, 24)
+        lengths = {word: len(tokenizer.encode(word)) for word in caption_words()}
+        assert lengths == dict.fromkeys(lengths, 1)
+        assert len(tokenizer.encode(longest)) + 2 <= 24
+
+
 def test_captions_are_those_of_the_domain() -> None:
     scenes = [sample_scene(np.random.default_rng(seed)) for seed in range(100)]
     assert [caption_of(attributes_of(scene)) for scene in scenes] == [scene.caption for scene in scenes]
 
 
 def test_the_training_program_writes_loadable_models(tmp_path: Path) -> None:
-    results = train_embedded_metrics(
-        tmp_path, clips=12, clip_steps=1, video_steps=1, validation_clips=8, progress=False
-    )
-    assert set(results) == {"clip", "video"}
-    assert results["video"]["validation"]["frechet_clean"] >= 0
+    app = typer.Typer()
+    app.command()(train_metrics)
+    few = ["--clips", "12", "--steps", "1", "--validation-clips", "8"]
+    done = CliRunner().invoke(app, [str(tmp_path), *few])
+    assert done.exit_code == 0, done.output
+    assert "model.safetensors after 1 steps; right_over_wrong_size" in done.stdout
+    assert CliRunner().invoke(app, [str(tmp_path), "--model", "audio"]).exit_code == 2
     for name in ("clip", "video"):
         recipe = json.loads((tmp_path / name / "recipe.json").read_text())
         assert recipe["sha256"] == sha256_of(tmp_path / name / recipe["file"])

@@ -1,5 +1,8 @@
 """Fréchet distance: closed forms, an independent implementation, invariants."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -95,3 +98,11 @@ def test_what_cannot_be_known_is_absent_with_its_reason() -> None:
 def test_wrong_input_is_refused(x: Tensor, y: Tensor, ddof: int) -> None:
     with pytest.raises(ValueError, match=r"expected|needs|ddof|finite"):
         frechet_distance(x, y, ddof)
+
+
+def test_no_version_of_scipy_can_change_the_distance() -> None:
+    program = (
+        "import sys; sys.modules['scipy'] = None; import torch; from metrics.functional import frechet_distance;"
+        "x = torch.randn(8, 4, dtype=torch.float64); assert abs(frechet_distance(x, x + 1) - 4) < 1e-9"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=250)

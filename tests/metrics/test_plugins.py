@@ -1,5 +1,7 @@
 """Metrics and extractors of other packages, found by entry point."""
 
+import re
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,48 +14,40 @@ from metrics.features import load_extractor
 from metrics.registry import metric_info
 from metrics.scorer import ScoreOptions, score_videos
 
-METRIC = """
-from metrics.measures import Measure, MetricInfo
+DOCS = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text(encoding="utf-8")
+SECTION = DOCS.partition("## A metric of your own")[2].partition("\n## ")[0]
+METRIC, EXTRACTOR = re.findall(r"```python\n(.*?)```", SECTION, re.DOTALL)
+ENTRY_POINTS = re.findall(r"```toml\n(.*?)```", SECTION, re.DOTALL)
 
 
-class Brightness(Measure):
-    infos = (
-        MetricInfo("brightness", "Brightness", "neutral", "grey levels", (0, 255), 1, (), "video",
-                   "Mean grey level of eight frames.", "brightness"),
-    )
-    sampling = "uniform:8"
-
-    def values(self, video):
-        return {"brightness": float(video.clip(self.sampling).frames.float().mean())}
-"""
-EXTRACTOR = """
-from metrics.features import Extractor
-
-
-class MeanColour(Extractor):
-    dim, sampling = 3, "uniform:4"
-
-    def __init__(self, weights):
-        super().__init__()
-
-    def forward(self, videos):
-        return videos.float().mean((1, 3, 4))
-"""
+BROKEN = {
+    "magicvideo.metrics": {
+        "other_name": "my_metrics:Brightness",
+        "no_measure": "my_metrics:MeanColour",
+        "absent": "my_metrics:Absent",
+    },
+    "magicvideo.extractors": {"broken": "builtins:dict"},
+}
 
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lay out a package with plug-ins, good and broken, as pip installs one."""
-    (tmp_path / "bright_metrics.py").write_text(METRIC + EXTRACTOR)
+    """Lay out a package with the plug-ins of the documentation, and broken ones, as pip installs one."""
+    (tmp_path / "my_metrics.py").write_text(METRIC + EXTRACTOR)
     info = tmp_path / "bright_metrics-1.2.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: bright-metrics\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(
-        "[magicvideo.metrics]\nbrightness = bright_metrics:Brightness\nother_name = bright_metrics:Brightness\n"
-        "no_measure = bright_metrics:MeanColour\nabsent = bright_metrics:Absent\n"
-        "[magicvideo.extractors]\nmean-colour = bright_metrics:MeanColour\nbroken = builtins:dict\n"
-    )
+    lines = []
+    for block in ENTRY_POINTS:
+        for group, names in tomllib.loads(block)["project"]["entry-points"].items():
+            lines += [f"[{group}]", *(f"{name} = {place}" for name, place in (names | BROKEN[group]).items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_what_the_documentation_asks_a_user_to_write_is_short() -> None:
+    for code, declaration in zip((METRIC, EXTRACTOR), ENTRY_POINTS, strict=True):
+        assert len((code + declaration).splitlines()) < 30
 
 
 @pytest.mark.usefixtures("installed")

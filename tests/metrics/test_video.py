@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from metrics.errors import MediaError, UnknownNameError
+from metrics.scorer import score_videos
 from metrics.video import Limits, VideoFile, read_video, resample
 
 Encode = Callable[..., Path]
@@ -170,15 +171,36 @@ def test_colour_tags_are_honoured(tmp_path: Path) -> None:
     assert (untagged.frames.float().mean((0, 2, 3)) - torch.tensor([200.0, 30, 40])).abs().max() < 3
 
 
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
-    with av.open(str(tmp_path / "a.mp4"), "w", format="mp4") as container:
+def sound_alone(path: Path) -> Path:
+    """Write an mp4 file with an audio track only."""
+    with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=8000, layout="mono")
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+    return path
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="no video stream"):
-        read_video(tmp_path / "a.mp4")
+        read_video(sound_alone(tmp_path / "a.mp4"))
+
+
+def test_unusual_videos_are_scored_in_one_batch_and_what_is_none_is_listed(tmp_path: Path) -> None:
+    encoded(tmp_path / "deep.mp4", flat_frames(4), "yuv420p10le")
+    encoded(tmp_path / "odd.mp4", flat_frames(4)[..., :31, :27], "yuv444p")
+    encoded(tmp_path / "single.mp4", flat_frames(1), "yuv420p")
+    encoded(tmp_path / "uneven.mp4", flat_frames(4), "yuv420p", times=[0, 1, 5, 9])
+    turned = encoded(tmp_path / "turned.mp4", flat_frames(4), "yuv420p")
+    for offset, value in ((40, 0), (44, 1 << 16), (52, -(1 << 16)), (56, 0)):
+        patched(turned, b"tkhd", offset, value)
+    sound_alone(tmp_path / "sound.mp4")
+    table = score_videos(sorted(tmp_path.glob("*.mp4")), metrics=["sharpness", "speed"], progress=False)
+    assert [failure.path.name for failure in table.failures] == ["sound.mp4"]
+    missing = {(row.path.stem, row.metric): row.reason for row in table.rows if row.value is None}
+    assert missing == {("single", "speed"): "motion needs at least 3 frames, the video has 1"}
+    assert {row.path.stem for row in table.rows} == {"deep", "odd", "single", "uneven", "turned"}
 
 
 def test_what_a_header_claims_is_checked_before_ffmpeg_reads_it(tmp_path: Path, encode: Encode) -> None:

@@ -4,8 +4,8 @@ const ZOOMS = [1, 2, 4];
 const DRAG_PX = 5; // a pointer that moved less has clicked
 
 class Magnifier {
-  constructor(stage, videos, told) {
-    Object.assign(this, { stage, videos, told, zoom: 1, x: 0, y: 0, dragged: false });
+  constructor(stage, player, told) {
+    Object.assign(this, { stage, player, told, zoom: 1, x: 0, y: 0, dragged: false });
     this.watcher = new ResizeObserver(() => this.apply());
     this.watcher.observe(stage);
     stage.addEventListener("pointerdown", (event) => this.grab(event));
@@ -64,7 +64,7 @@ class Magnifier {
     const shape = video.videoWidth / video.videoHeight || 1;
     const width = Math.min(clientWidth, clientHeight * shape);
     const height = width / shape;
-    const left = video === this.videos[0] ? clientWidth - width : 0;
+    const left = video === this.player.left ? clientWidth - width : 0;
     return { left, top: (clientHeight - height) / 2, width, height, right: clientWidth - left - width };
   }
 
@@ -74,7 +74,7 @@ class Magnifier {
     this.y = Math.min(most, Math.max(-most, this.y));
     this.stage.classList.toggle("zoomed", this.zoom > 1);
     this.told(this.zoom);
-    for (const video of this.videos) {
+    for (const video of this.player.both) {
       const { left, top, width, height, right } = this.shown(video);
       const whole = this.zoom === 1;
       video.style.transformOrigin = `${left + width / 2}px ${top + height / 2}px`;

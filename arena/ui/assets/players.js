@@ -5,22 +5,25 @@ const TICK_MS = 100; // how often watched time is counted
 const LOST_MS = 300; // beyond this drift the right player jumps instead of catching up
 const SLOW = 0.25; // speed of slow motion
 const NEARLY = 0.97; // a clip counts as played to the end a moment before it
-const FRAME_S = 1 / 24; // how far a step goes as long as the clips have not told their pace
+const PATIENCE_MS = 4000; // after which a first picture has to do where the whole clip does not come
+
+function load(video, source) {
+  video.src = source;
+  video.load();
+}
+
+function unload(video) {
+  video.pause();
+  video.removeAttribute("src");
+  video.load();
+}
 
 // Two videos which start, loop, pause and stall together.
 class PairedPlayer {
   constructor(left, right, stage, told) {
     Object.assign(this, { left, right, stage, told, wanted: false, loaded: false, held: false, speed: 1, need: 1 });
     this.calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    for (const video of this.both) {
-      video.muted = true;
-      video.addEventListener("canplaythrough", () => this.check());
-      video.addEventListener("loadeddata", () => setTimeout(() => this.check(true), 4000));
-      video.addEventListener("ended", () => this.ended());
-      video.addEventListener("timeupdate", () => this.look());
-      video.addEventListener("error", () => video.hasAttribute("src") && this.told("broken"));
-      this.notePace(video);
-    }
+    this.both.forEach((video) => this.listen(video));
     this.timers = [setInterval(() => this.keepInStep(), SYNC_MS), setInterval(() => this.count(), TICK_MS)];
   }
 
@@ -28,35 +31,84 @@ class PairedPlayer {
     return [this.left, this.right];
   }
 
-  // Load two clips; held players wait for begin() even when both could play.
-  show(left, right, need, held = false) {
-    this.need = need;
+  // Only what happens to the videos on show counts; those which load ahead are asked when their turn comes.
+  listen(video) {
+    video.muted = true;
+    const on = (name, act) => video.addEventListener(name, () => this.both.includes(video) && act());
+    on("canplaythrough", () => this.check());
+    on("loadeddata", () => this.checkLater());
+    on("ended", () => this.ended());
+    on("timeupdate", () => this.look());
+    on("error", () => video.hasAttribute("src") && this.fail());
+  }
+
+  // Show two clips; held players wait for begin() even when both could play.
+  show(clips, need, held = false) {
+    Object.assign(this, { clips, need, held, pace: clips.pace });
     this.enough = false;
-    this.sources = [left, right];
-    this.held = held;
     this.asked = false;
     this.loaded = false;
+    this.broken = false;
     this.wanted = false;
     this.watched = [0, 0];
     this.shownAt = null;
-    this.pace = Infinity;
     this.stage.classList.remove("ready");
-    this.both.forEach((video, side) => {
-      video.src = this.sources[side];
-      video.load();
+    if (this.isAhead(clips)) this.bringIn();
+    else this.both.forEach((video, side) => load(video, side ? clips.right : clips.left));
+  }
+
+  // Load the clips of the next pair beside those on show, so that they can play at once.
+  prepare(clips) {
+    if (this.isAhead(clips)) return;
+    this.ahead?.videos.forEach(unload);
+    const videos = this.both.map((video, side) => {
+      const copy = video.cloneNode();
+      copy.removeAttribute("style"); // which holds the magnifier's view of another pair
+      this.listen(copy);
+      load(copy, side ? clips.right : clips.left);
+      return copy;
     });
+    this.ahead = { videos, left: clips.left, right: clips.right };
+  }
+
+  isAhead({ left, right }) {
+    const { ahead } = this;
+    return ahead?.left === left && ahead.right === right && !ahead.videos.some((video) => video.error);
+  }
+
+  bringIn() {
+    const former = this.both;
+    [this.left, this.right] = this.ahead.videos;
+    this.ahead = null;
+    former.forEach((video, side) => {
+      video.replaceWith(this.both[side]);
+      unload(video);
+    });
+    this.check();
+    this.checkLater();
   }
 
   check(patient = false) {
     const enough = patient ? HTMLMediaElement.HAVE_CURRENT_DATA : HTMLMediaElement.HAVE_ENOUGH_DATA;
-    if (this.loaded || this.both.some((video) => video.readyState < enough)) return;
+    if (this.loaded || this.broken || this.both.some((video) => video.readyState < enough)) return;
     this.loaded = true;
     this.stage.classList.add("ready");
+    this.told("loaded");
     this.look();
     if (this.held) return;
     this.shownAt = performance.now();
     if (this.calm && !this.asked) this.told("blocked");
     else this.restart();
+  }
+
+  checkLater() {
+    setTimeout(() => this.check(true), PATIENCE_MS);
+  }
+
+  fail() {
+    this.loaded = false;
+    this.broken = true;
+    this.told("broken");
   }
 
   // Let held players go; the person has just asked for it, so even calm ones play, now or once they have loaded.
@@ -70,6 +122,7 @@ class PairedPlayer {
 
   async play() {
     this.wanted = true;
+    this.both.forEach((video) => { video.playbackRate = this.speed; });
     const waiting = this.both.filter((video) => !video.ended);
     const results = await Promise.allSettled(waiting.map((video) => video.play()));
     const refused = results.some((result) => result.status === "rejected" && result.reason.name === "NotAllowedError");
@@ -90,22 +143,8 @@ class PairedPlayer {
   }
 
   restart() {
-    this.both.forEach((video) => {
-      video.playbackRate = this.speed;
-      video.currentTime = 0;
-    });
+    this.both.forEach((video) => { video.currentTime = 0; });
     return this.play();
-  }
-
-  // Seconds from one picture to the next: the shortest time seen between two pictures of either clip.
-  notePace(video) {
-    let last = null;
-    const note = (_, { mediaTime }) => {
-      if (last !== null && mediaTime > last) this.pace = Math.min(this.pace, mediaTime - last);
-      last = mediaTime;
-      video.requestVideoFrameCallback(note);
-    };
-    video.requestVideoFrameCallback?.(note);
   }
 
   get length() {
@@ -125,10 +164,9 @@ class PairedPlayer {
 
   // Show the next or former picture of both, halfway through its time so that rounding picks no other.
   step(direction) {
-    const pace = Number.isFinite(this.pace) ? this.pace : FRAME_S;
-    const picture = Math.floor(this.at / pace + 1e-3) + direction;
-    const last = Math.max(0, Math.round(this.length / pace) - 1);
-    this.moveTo((Math.max(0, Math.min(picture, last)) + 0.5) * pace);
+    const picture = Math.floor(this.at / this.pace + 1e-3) + direction;
+    const last = Math.max(0, Math.round(this.length / this.pace) - 1);
+    this.moveTo((Math.max(0, Math.min(picture, last)) + 0.5) * this.pace);
   }
 
   slow() {
@@ -139,7 +177,7 @@ class PairedPlayer {
 
   replay() {
     if (this.loaded) this.restart();
-    else if (this.sources) this.show(...this.sources, this.need);
+    else if (this.clips) this.show(this.clips, this.need);
   }
 
   ended() {
@@ -204,10 +242,6 @@ class PairedPlayer {
 
   stop() {
     this.timers.forEach(clearInterval);
-    this.both.forEach((video) => {
-      video.pause();
-      video.removeAttribute("src");
-      video.load();
-    });
+    [...this.both, ...(this.ahead?.videos ?? [])].forEach(unload);
   }
 }

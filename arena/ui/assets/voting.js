@@ -33,11 +33,12 @@ class VotingPage {
     this.open = false;
     this.sending = false;
     this.task = null;
+    this.ahead = null;
     this.started = false;
     this.details = {};
     const [left, right] = this.page.querySelectorAll("video");
     this.player = new PairedPlayer(left, right, this.find(".stage"), (event) => this.heard(event));
-    this.magnifier = new Magnifier(this.find(".stage"), [left, right], (zoom) => this.say(".zoom", `${zoom}×`));
+    this.magnifier = new Magnifier(this.find(".stage"), this.player, (zoom) => this.say(".zoom", `${zoom}×`));
     this.scrub = this.find(".scrub");
     this.bind();
     this.follow();
@@ -166,6 +167,7 @@ class VotingPage {
 
   show(standing) {
     this.know(standing);
+    this.ahead = standing.ahead ?? null;
     const taught = standing.stored?.correct !== undefined;
     this.resting = Boolean(standing.state === "vote" && standing.task.rest && standing.stored);
     this.held = taught || this.resting || this.waits(standing); // clips nobody sees must not play
@@ -212,21 +214,41 @@ class VotingPage {
     const again = this.task?.assignment === task.assignment && this.task.revision === task.revision;
     const total = task.done + task.remaining;
     this.progress(task.done, total, `${Math.min(task.done + 1, total)} of ${total}`);
-    this.total = total;
     this.page.classList.toggle("practice", task.training);
     this.find("[data-act=undo]").hidden = !task.can_undo;
-    if (again && this.player.loaded) {
-      this.setOpen(this.player.enough);
-      return;
-    }
-    this.task = task;
+    this.since = performance.now();
     this.setOpen(false);
+    this.hint(task.revision ? "again" : "watch");
+    if (!again || this.player.broken) this.showPair(task);
+    this.mayOpen();
+    this.prepare();
+  }
+
+  showPair(task) {
+    this.task = task;
     this.forgetDetails();
     this.say(".prompt", task.prompt);
-    this.hint(task.revision ? "again" : "watch");
     this.find(".play").hidden = true;
+    this.player.show(task, task.revision ? 0 : this.need, this.held);
     this.magnifier.reset();
-    this.player.show(task.left, task.right, task.revision ? 0 : this.need, this.held);
+  }
+
+  // Load the next pair once this one is there.
+  prepare() {
+    if (this.ahead && this.player.loaded) this.player.prepare(this.ahead);
+  }
+
+  // The server counts the time for watching from when it heard of the choice before, which may be after this pair
+  // was shown.
+  mayOpen() {
+    if (this.open || this.sending || !this.player.enough) return;
+    const wait = this.since + 1000 * NEARLY * this.player.need * this.player.length - performance.now();
+    if (wait > 0) {
+      setTimeout(() => this.mayOpen(), wait);
+      return;
+    }
+    this.setOpen(true);
+    if (!this.task.revision) this.hint("choose");
   }
 
   showDone({ done, code, return_url: back }) {
@@ -276,14 +298,9 @@ class VotingPage {
     if (event === "blocked") this.find(".play").hidden = false;
     if (event === "playing") this.find(".play").hidden = true;
     if (event === "playing" || event === "paused") this.say(".pause-word", event === "playing" ? "Pause" : "Play");
-    if (event === "broken") {
-      this.player.loaded = false;
-      this.hint("broken");
-    }
-    if (event === "watched" && !this.open && !this.sending) {
-      this.setOpen(true);
-      if (!this.task.revision) this.hint("choose");
-    }
+    if (event === "broken") this.hint("broken");
+    if (event === "loaded") this.prepare();
+    if (event === "watched") this.mayOpen();
   }
 
   act(name) {
@@ -382,11 +399,21 @@ class VotingPage {
     this.hint("sending");
     this.page.focus({ preventScroll: true });
     this.flush();
+    this.goAhead();
+  }
+
+  // Show the next pair while the choice is on its way; its buttons wait until the choice is stored.
+  goAhead() {
+    const { ahead } = this;
+    if (!ahead || ahead.rest || this.task.training) return;
+    this.ahead = null;
+    this.held = false;
+    this.showTask(ahead);
   }
 
   async flush() {
     if (this.sending || !this.outbox) return;
-    this.sending = true;
+    this.markSending(true);
     let standing = null;
     for (let [vote] = this.outbox.read(); vote && this.alive; [vote] = this.outbox.read()) {
       const answer = await this.ask("/api/vote", vote);
@@ -397,8 +424,13 @@ class VotingPage {
       standing = answer.status === 200 ? answer.content : (await this.ask("/api/task", {}))?.content;
       if (!owned) break;
     }
-    this.sending = false;
+    this.markSending(false);
     if (standing) this.show(standing);
+  }
+
+  markSending(sending) {
+    this.sending = sending;
+    this.page.dataset.sending = sending;
   }
 }
 

@@ -254,7 +254,7 @@ def _vote_on(database: Database, tokens: list[str], acknowledge: Callable[[str],
     while waiting or works:
         while waiting and len(works) < VOTERS_AT_ONCE:
             token = waiting.pop()
-            works[token] = partial(turn_of, token=token)
+            works[token] = partial(turn_of, token=token, ahead=True)
         futures: dict[str, Future[Any]] = {token: writer.run(work) for token, work in works.items()}
         for token, future in futures.items():
             try:
@@ -270,7 +270,7 @@ def _vote_on(database: Database, tokens: list[str], acknowledge: Callable[[str],
                 continue
             sent[token] = secrets.token_hex(8)
             ballot = Ballot(assignment=turn.task.assignment, choice="left", client_token=sent[token])
-            works[token] = partial(submit_and_turn, token=token, ballot=ballot)
+            works[token] = partial(submit_and_turn, token=token, ballot=ballot, ahead=True)
     writer.close()
     return refused
 

@@ -1,24 +1,30 @@
 """Threats to what is stored: a full disk, an import that is killed, migrations."""
 
+import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 import arena
-from arena import migrations
+from arena import media, migrations
 from arena.assignment import lease
 from arena.columns import now_utc
 from arena.database import Database
 from arena.exchange import import_votes
-from arena.models import Import, ImportedVote, Study, Vote
+from arena.folders import import_videos
+from arena.models import Import, ImportedVote, Media, Prompt, Study, System, Video, Vote
 from arena.voting import submit
 
+logger = logging.getLogger(__name__)
 ROOT = Path(arena.__file__).resolve().parent.parent
 FULL_DISK = """
 import json, resource, signal, sys
@@ -79,7 +85,7 @@ def test_threat_24_an_import_killed_at_any_step_leaves_nothing(
     database.close()
     killed = 0
     for step in range(1, 400):
-        status = _import_and_die(database.url, path, step)
+        status = _import_and_die(database.url, step, lambda session: import_votes(session, path, "mine"))
         if not os.WIFSIGNALED(status):
             break
         killed += 1
@@ -89,22 +95,64 @@ def test_threat_24_an_import_killed_at_any_step_leaves_nothing(
     assert [count(model) for model in (Study, Import, ImportedVote)] == [1, 1, 30]
 
 
-def _import_and_die(url: str, path: Path, step: int) -> int:
-    """Import in a child that kills itself at its n-th statement; return how it ended."""
+def _import_and_die(
+    url: str, step: int, bring_in: Callable[[Session], object], events: frozenset[str] = frozenset()
+) -> int:
+    """Import in a child that kills itself at its n-th statement or event of Python's; return how it ended."""
     child = os.fork()
     if child == 0:
         own = Database(url)
-        statements = iter(range(1, 10**6))
+        steps = iter(range(1, 10**6))
 
         def die(*_: object) -> None:
-            if next(statements) == step:
+            if next(steps) == step:
                 os.kill(os.getpid(), signal.SIGKILL)
 
         sa.event.listen(own.engine, "after_cursor_execute", die)
+        sys.addaudithook(lambda event, _: die() if event in events else None)
         with own.session() as session:
-            import_votes(session, path, "mine")
+            bring_in(session)
         os._exit(0)
     return os.waitpid(child, 0)[1]
+
+
+@pytest.mark.parametrize("store", ["in the database", "in a folder"])
+def test_threat_24_videos_are_brought_in_whole_or_not_at_all(
+    database: Database, make_clip, tmp_path: Path, count, store: str
+) -> None:
+    for number in range(6):
+        make_clip(f"clips/prompt {number}-0.mp4", frames=2, seed=number)
+    shelf = tmp_path / "shelf"
+    keep_at = str(shelf) if store == "in a folder" else None
+
+    def bring_in(session: Session) -> None:
+        import_videos(session, tmp_path / "clips", system="ours", keep_at=keep_at)
+
+    database.close()
+    killed = 0
+    for step in range(1, 400):
+        if not os.WIFSIGNALED(
+            _import_and_die(database.url, step, bring_in, frozenset({"open", "os.mkdir", "os.rename"}))
+        ):
+            break
+        killed += 1
+        assert [count(model) for model in (System, Prompt, Video, Media)] == [0, 0, 0, 0]
+        database.close()
+        _assert_whole(shelf)
+    logger.info("killed at %d points of an import of 6 videos kept %s: nothing half-imported", killed, store)
+    assert killed >= 50
+    assert [count(model) for model in (System, Prompt, Video, Media)] == [1, 6, 6, 6]
+    with database.reading() as session:
+        for sha256 in session.scalars(sa.select(Video.media_sha256)):
+            assert hashlib.sha256(media.read(session, sha256)).hexdigest() == sha256
+    _assert_whole(shelf)
+
+
+def _assert_whole(shelf: Path) -> None:
+    """Every file under a final name holds what the name says; what was being written has another name."""
+    for path in shelf.glob("*/*"):
+        whole = hashlib.sha256(path.read_bytes()).hexdigest() == path.name
+        assert whole or path.name.endswith(".partial")
 
 
 def test_threat_28_votes_go_through_migrations_unchanged(database: Database, make_study, people) -> None:
@@ -136,8 +184,6 @@ def test_threat_28_votes_go_through_migrations_unchanged(database: Database, mak
 
 def _rows(url: str) -> dict[str, tuple[int, str]]:
     """Return the number of rows of every table of votes and a digest of them."""
-    import hashlib
-
     engine = sa.create_engine(url)
     found = {}
     with engine.connect() as connection:

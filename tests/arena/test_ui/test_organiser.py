@@ -16,6 +16,7 @@ from arena import evaluators
 from arena.assignment import lease
 from arena.columns import token_hash
 from arena.database import Database, open_database
+from arena.errors import LinkRefused
 from arena.models import Assignment, Enrolment, Evaluator, Flag, RegistrationCode, Vote
 from arena.studies import close_study, enrol, get_study, study_status
 from arena.ui.service import Service, install
@@ -222,6 +223,13 @@ def test_a_code_is_made_by_click_and_lets_somebody_in(voted: Database) -> None:
         assert round((made.expires_at - made.created_at) / timedelta(days=1)) == 7
         token = evaluators.register(session, "Blue Harbour").token
         assert evaluators.find_enrolment(session, token).study_id == get_study(session, "study").id
+    page = page.run()
+    assert f"<td>{made.id}</td><td>open</td><td>1 of 3</td><td>crowd</td>" in _shown(page)
+    _field(page.selectbox, "Code to withdraw, by its number").select(made.id)
+    _press(page, "Withdraw the code")
+    assert f"<td>{made.id}</td><td>revoked</td><td>1 of 3</td><td>crowd</td>" in _shown(page)
+    with voted.session() as session, pytest.raises(LinkRefused, match="withdrawn"):
+        evaluators.register(session, "Blue Harbour")
 
 
 def test_adaptive_assignment_and_a_margin_are_chosen_by_click(sqlite_url: str, make_study) -> None:

@@ -111,8 +111,9 @@ def test_task_holds_only_opaque_names(voter) -> None:
     standing = ask(voter)
     assert standing["state"] == "vote"
     task = standing["task"]
-    plain = {"done", "remaining", "training", "revision", "rest", "can_undo"}
-    assert set(task) == {"assignment", "prompt", "left", "right"} | plain
+    plain = {"pace", "done", "remaining", "training", "revision", "rest", "can_undo"}
+    assert set(task) == set(standing["ahead"]) == {"assignment", "prompt", "left", "right"} | plain
+    assert task["pace"] == 1 / 16
     assert re.fullmatch(r"[a-z2-7]{26}", task["assignment"])
     assert re.fullmatch(r"/clips/[a-z2-7]{26}", task["left"])
     assert (task["done"], task["done"] + task["remaining"]) == (0, 4)
@@ -123,12 +124,14 @@ def test_asking_again_gives_the_same_task(voter) -> None:
 
 
 def test_vote_is_answered_with_the_next_pair(setting, voter) -> None:
-    first = ask(voter)["task"]
+    standing = ask(voter)
+    first, ahead = standing["task"], standing["ahead"]
     answer = voter.post("/api/vote", json=ballot(first, "right"), headers=JSON)
     assert answer.status_code == 200
     body = answer.json()
     assert body["stored"] == {"assignment": first["assignment"], "choice": "right", "new": True}
-    assert body["task"]["assignment"] != first["assignment"]
+    assert body["task"]["assignment"] == ahead["assignment"] != first["assignment"]
+    assert (body["task"]["left"], body["task"]["prompt"]) == (ahead["left"], ahead["prompt"])
     assert body["task"]["done"] == 1
     with setting.database.reading() as session:
         vote = session.scalars(select(Vote)).one()

@@ -25,6 +25,13 @@ FIND_VIDEOS = """window.arenaVideos = () => {
   return find(document);
 };"""
 
+CALM = "(prefers-reduced-motion: reduce)"
+PREFER_CALM = f"""const ask = window.matchMedia.bind(window);
+window.matchMedia = (query) => {{
+  const answer = ask(query);
+  return query === '{CALM}' ? Object.defineProperty(answer, 'matches', {{ value: true }}) : answer;
+}};"""
+
 
 @dataclass
 class Watch:
@@ -61,9 +68,24 @@ class Visitor:
         expect(self.page.get_by_role("button", name="Start")).to_be_focused(timeout=90_000)
         self.page.keyboard.press("Enter")
 
+    def prefer_calm(self) -> None:
+        """Ask for reduced motion, before the page is opened; the system's Firefox cannot be told from outside."""
+        self.page.emulate_media(reduced_motion="reduce")
+        if not self.page.evaluate(f"matchMedia('{CALM}').matches"):
+            self.page.add_init_script(PREFER_CALM)
+
     def wait_until_open(self) -> None:
         """Wait until the choices open."""
         expect(self.page.get_by_role("button", name="About the same")).to_be_enabled(timeout=90_000)
+
+    def wait_until_stored(self) -> None:
+        """Wait until the server has confirmed the last choice; the next pair is shown before that."""
+        expect(self.page.locator(".arena")).to_have_attribute("data-sending", "false", timeout=90_000)
+
+    def wait_until_drawn(self) -> None:
+        """Wait until Streamlit has drawn its page: what is typed before that may be drawn over."""
+        drawn = self.page.locator("[data-test-script-state=notRunning][data-test-connection-state=CONNECTED]")
+        expect(drawn).to_have_count(1, timeout=90_000)
 
     def become_organiser(self) -> None:
         """Take the organiser's cookie along, as their link gives it."""

@@ -115,6 +115,7 @@ def test_threat_15_no_text_of_anybody_is_run_on_any_page(page, visitor, watch, a
     close_study(setting.database, SLUG)
     page.goto(f"{address}/?view=results")
     expect(page.locator(".mv-comparisons")).to_contain_text(CANDIDATE)
+    visitor.wait_until_drawn()
     page.get_by_label("Study").click()
     page.get_by_text("Set up a new study").click()
     expect(page.get_by_text(COMPETITOR).first).to_be_visible()

@@ -16,6 +16,10 @@ PREPARED = "prepared_to_watch"
 SECRET = "organiser-secret-for-tests"
 Test = Callable[..., Any]
 NAMES = (b"zephyrine", b"quagmire")
+PLAYED = """() => window.arenaVideos().every((video) => {
+  const { played } = video;
+  return played.length && played.end(played.length - 1) > 0.97 * video.duration;
+})"""
 LEFT_IS_RED = """() => {
   const canvas = document.createElement('canvas');
   canvas.width = canvas.height = 8;
@@ -187,6 +191,35 @@ def test_click_survives_lost_connection_and_reload(setting, page, visitor) -> No
     assert [vote.raw_choice for vote in votes_of(setting)] == ["left"]
 
 
+def test_the_next_pair_is_there_before_the_choice_is_stored(setting, page, visitor, watch) -> None:
+    waiting: list[Route] = []
+
+    def hold(route: Route) -> None:
+        waiting.append(route)
+
+    visitor.join()
+    for number in (1, 2):  # the first pair comes with the page, the second one was loaded ahead
+        visitor.wait_until_open()
+        expect(page.get_by_text(f"{number} of 4")).to_be_visible()
+        page.route("**/api/vote", hold)
+        before = page.locator(".prompt").inner_text()
+        page.keyboard.press("1")
+        expect(page.get_by_text(f"{number + 1} of 4")).to_be_visible()
+        assert page.locator(".prompt").inner_text() != before
+        expect(page.locator(".stage.ready")).to_have_count(1)
+        page.wait_for_function(PLAYED)
+        assert len(votes_of(setting)) == number - 1
+        page.keyboard.press("3")  # too early: the choice before it is not stored yet
+        expect(page.get_by_role("button", name="About the same")).to_be_disabled()
+        waiting.pop().continue_()
+        page.unroute("**/api/vote", hold)
+        visitor.wait_until_stored()
+        assert [vote.raw_choice for vote in votes_of(setting)] == ["left"] * number
+    visitor.wait_until_open()  # nobody was told that it was too soon
+    expect(page.get_by_role("alert")).to_be_hidden()
+    assert watch.complaints == []
+
+
 def test_page_opens_registration_and_fits_a_phone(address, page, visitor) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(address)
@@ -201,18 +234,18 @@ def test_page_opens_registration_and_fits_a_phone(address, page, visitor) -> Non
 
 
 def test_calm_voters_start_the_videos_themselves(page, visitor) -> None:
-    page.emulate_media(reduced_motion="reduce")
+    visitor.prefer_calm()
     visitor.join()
     visitor.wait_until_open()
     page.keyboard.press("2")
     expect(page.get_by_text("2 of 4")).to_be_visible()
-    expect(page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+    expect(page.locator(".stage").get_by_role("button", name="Play")).to_be_visible()
     page.keyboard.press("Space")
     visitor.wait_until_open()
 
 
 def test_calm_voters_who_start_before_the_videos_have_loaded_see_them_too(page, visitor) -> None:
-    page.emulate_media(reduced_motion="reduce")
+    visitor.prefer_calm()
     waiting: list[Route] = []
     loading = False
     page.route("**/clips/**", lambda route: route.continue_() if loading else waiting.append(route))
@@ -230,6 +263,7 @@ def test_results_are_for_the_organiser_only(address, page, browser, visitor) -> 
     visitor.wait_until_open()
     page.keyboard.press("2")
     expect(page.get_by_text("2 of 4")).to_be_visible()
+    visitor.wait_until_stored()
     page.goto(f"{address}/?view=results")
     expect(page.get_by_text("This page is for the organiser.")).to_be_visible(timeout=30_000)
     assert "Zephyrine" not in page.content()
@@ -237,6 +271,7 @@ def test_results_are_for_the_organiser_only(address, page, browser, visitor) -> 
     expect(page.get_by_text("1 of 12")).to_be_visible(timeout=30_000)
     expect(page.get_by_text("Results are hidden while the study is open")).to_be_visible(timeout=30_000)
     expect(page.locator(".mv-comparisons")).to_have_count(0)
+    visitor.wait_until_drawn()
     page.get_by_role("tab", name="Evaluators").click()
     page.get_by_role("button", name="Make personal links").click()
     link = page.get_by_text(f"{address}/join/").inner_text(timeout=30_000)
@@ -244,6 +279,7 @@ def test_results_are_for_the_organiser_only(address, page, browser, visitor) -> 
     fresh.goto(link.strip())
     expect(fresh.get_by_role("button", name="Start")).to_be_visible(timeout=30_000)
     fresh.context.close()
+    visitor.wait_until_drawn()
     page.get_by_text("Yes, end it for good").click()
     page.get_by_role("button", name="Close", exact=True).click()
     page.get_by_role("tab", name="Results").click(timeout=30_000)
