@@ -57,6 +57,7 @@ def compare(
     if base is None or candidate is None or gate is None:
         raise typer.BadParameter("BASE, CANDIDATE and --gate are needed (or --init FILE)")
 
+    from evaluation.errors import EvaluationError
     from evaluation.gate.baselines import Baselines
     from evaluation.gate.run import compare_sides, side_of
     from evaluation.gate.specification import read_gate
@@ -65,6 +66,8 @@ def compare(
         spec = read_gate(gate)
         kept = Baselines(baselines)
         place = Path(base)
+        if not candidate.exists():  # before the base is measured
+            raise EvaluationError(f"{candidate} does not exist; give a folder of mp4 files, or kept values")
         one = (
             side_of(place, spec, prompts=prompts, reference=reference, device=device)
             if place.exists()

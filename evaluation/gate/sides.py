@@ -11,6 +11,7 @@ import numpy as np
 from evaluation.errors import EvaluationError
 from evaluation.gate.specification import GateSpec
 from evaluation.report.write import write_text
+from evaluation.video_files import find_videos
 
 if TYPE_CHECKING:
     from metrics.scorer import ScoreTable
@@ -114,7 +115,8 @@ def measure_side(
     from metrics.registry import metric_info
     from metrics.scorer import score_videos
 
-    paths = [folder / f"{key}.mp4" for key in prompts]
+    found = {path.stem: path for path in find_videos([folder])}  # its ending may be .MP4
+    paths = [found.get(key, folder / f"{key}.mp4") for key in prompts]
     of_videos = [name for name in spec.metrics if metric_info(name).per == "video"]
     families = {metric_info(name).family for name in of_videos}
     asked = of_videos + (["static"] if "temporal" in families and "static" not in of_videos else [])

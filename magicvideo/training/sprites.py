@@ -314,8 +314,8 @@ def _i2v(root: Path, device: str) -> None:
 def _closing(root: Path, device: str) -> None:
     """Train I2V's end mostly on images, from the mean of its spatial layers and the image model's."""
     parts, image = _load_video(root, "i2v"), _new_video(root)
-    _mix(parts.image_unet, image.image_unet, 0.5)
-    _mix(parts.text_encoder, image.text_encoder, 0.5)
+    mix(parts.image_unet, image.image_unet, 0.5)
+    mix(parts.text_encoder, image.text_encoder, 0.5)
     _train_joint(
         root, _to(device, parts), CLOSING, "closing", cycle="VII", shares=(0.3, 0.7), compile_unet=True
     )
@@ -324,14 +324,14 @@ def _closing(root: Path, device: str) -> None:
 def _settling(root: Path, device: str) -> None:
     """Bring the spatial layers back to the image model, all but those that read the text, and fit the rest to them."""
     parts, image = _load_video(root, "closing"), _new_video(root)
-    _mix(parts.image_unet, image.image_unet, IMAGE_SHARE, keep="attn2")
+    mix(parts.image_unet, image.image_unet, IMAGE_SHARE, keep="attn2")
     videos = _low_clips(root, _to(device, parts), SETTLING)
     train_own_layers(videos, SETTLING, root / "settling")
     _save_video(parts, root / "settling")
 
 
 @torch.no_grad()
-def _mix(module: torch.nn.Module, other: torch.nn.Module, share: float, keep: str = " ") -> None:
+def mix(module: torch.nn.Module, other: torch.nn.Module, share: float, keep: str = " ") -> None:
     """Take a ``share`` of each parameter from ``other``, but of those with ``keep`` in their name."""
     others = dict(other.named_parameters())
     for name, value in module.named_parameters():

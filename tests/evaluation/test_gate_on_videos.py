@@ -100,6 +100,8 @@ def test_an_identical_candidate_passes_and_a_brightened_one_is_no_regression(
         name: write(tmp_path / name, change)
         for name, change in (("same", lambda i, c: c), ("light", brighter))
     }
+    for path in places["same"].glob("*.mp4"):
+        path.rename(path.with_suffix(".MP4"))
     spec = GateSpec.model_validate(SPEC)
     found = {
         name: compare_places(truth / "truth", place, spec, prompts=truth / "prompts.txt").verdict

@@ -23,9 +23,11 @@ from magicvideo.training.diffusion import (
     encode_frames,
     image_alphas,
     tokenize,
+    train_own_layers,
+    video_parameters,
 )
 from magicvideo.training.loop import TrainConfig, step_rng, torch_generator, train
-from magicvideo.training.sprites import train_stage
+from magicvideo.training.sprites import mix, train_stage
 
 CONFIG = TrainConfig(
     steps=6, batch_size=4, learning_rate=0.1, warmup=1, save_every=3, log_every=2, autocast=False
@@ -173,6 +175,32 @@ def test_image_loss_trains_backbone_and_text_but_no_motion(tokenizer, parts: Vid
     assert parts.text_encoder.get_input_embeddings().weight.grad is not None
     assert all(value.grad is None for value in motion_parameters(parts.unet).values())
     assert float(image_alphas(scheduler)[-1]) == 0.0
+
+
+def test_own_layers_learn_and_the_shared_ones_stay(tokenizer, parts: VideoParts, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    scheduler = architecture.build_scheduler()
+    pool = video_pool(tokenizer, False)
+    batches = VideoBatches(pool, parts, tokenizer, scheduler, seed=0, clips=1, frames=2)
+    before = {key: value.detach().clone() for key, value in video_parameters(parts).items()}
+    config = TrainConfig(steps=2, batch_size=1, learning_rate=1e-3, warmup=1, ema_decay=0.5, autocast=False)
+    train_own_layers(batches, config, tmp_path)
+    parts.controlnet.controlnet_cond_embedding._forward_hooks.clear()
+    moved = {
+        key for key, value in video_parameters(parts).items() if not torch.equal(value.detach(), before[key])
+    }
+    shared = {f"unet.{key}" for key in dict(parts.image_unet.named_parameters())}
+    assert not {key for key in moved if key in shared or key.startswith("text.")}
+    assert any("motion_modules" in key for key in moved)
+    assert any(key.startswith("controlnet.") for key in moved)
+
+
+def test_mixing_takes_a_share_but_of_what_is_kept() -> None:
+    one, two = (torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)) for _ in range(2))
+    first = [value.detach().clone() for value in one.parameters()]
+    mix(one, two, 0.25, keep="1.")
+    expected = [0.75 * mine + 0.25 * theirs for mine, theirs in zip(first, two.parameters(), strict=True)]
+    for value, wanted in zip(one.parameters(), [*expected[:2], *first[2:]], strict=True):
+        torch.testing.assert_close(value.detach(), wanted.detach())
 
 
 def test_degraded_frames_have_the_size_asked_for_and_differ() -> None:
