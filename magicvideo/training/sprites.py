@@ -104,18 +104,6 @@ CLOSING = TrainConfig(
     ema_decay=0.995,
     save_every=100,
 )
-V2V = TrainConfig(
-    steps=160,
-    batch_size=2,
-    learning_rate=7e-4,
-    optimizer="muon",
-    seed=3,
-    warmup=20,
-    cooldown=0.6,
-    ema_decay=0.98,
-    save_every=40,
-    log_every=20,
-)
 # Images are still worse than the image model's. Most of the way back to it they are not, if the layers that read the
 # text, whose motion words the image model never needed, stay; I2V's own layers then settle on what they find.
 SETTLING = TrainConfig(
@@ -131,6 +119,18 @@ SETTLING = TrainConfig(
     log_every=20,
 )
 IMAGE_SHARE = 0.6  # of the image model in the shared layers, from settling on
+V2V = TrainConfig(
+    steps=160,
+    batch_size=2,
+    learning_rate=7e-4,
+    optimizer="muon",
+    seed=3,
+    warmup=20,
+    cooldown=0.6,
+    ema_decay=0.98,
+    save_every=40,
+    log_every=20,
+)
 RECIPES = ("autoencoder", "decoder", "t2i", "i2v", "closing", "settling", "v2v", "judge")
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
@@ -331,11 +331,11 @@ def _settling(root: Path, device: str) -> None:
 
 
 @torch.no_grad()
-def mix(module: torch.nn.Module, other: torch.nn.Module, share: float, keep: str = " ") -> None:
+def mix(module: torch.nn.Module, other: torch.nn.Module, share: float, keep: str | None = None) -> None:
     """Take a ``share`` of each parameter from ``other``, but of those with ``keep`` in their name."""
     others = dict(other.named_parameters())
     for name, value in module.named_parameters():
-        if keep not in name:
+        if keep is None or keep not in name:
             value.lerp_(others[name], share)
 
 

@@ -19,6 +19,8 @@ from magicvideo.vfi.refinement import refine_flow
 from magicvideo.vfi.schedule import gap_times, num_output_frames
 from magicvideo.vfi.vqgan import VQFlowNet
 
+MOST_GAIN = 1.4  # of detail in a mixed frame: unlike keyframes lose a factor of the square root of 2 half way
+
 
 class Predictor(Protocol):
     """Predict frames between pairs of keyframes; times come together, so that work is shared between them."""
@@ -58,9 +60,6 @@ def interpolate(frames: Tensor, factor: int, predict: Predictor, *, chunk: int =
         for index in range(len(times)):
             output[start * factor + 1 + index : stop * factor : factor] = between[:, index]
     return output
-
-
-MOST_GAIN = 1.4  # of detail in a mixed frame: unlike keyframes lose a factor of the square root of 2 half way
 
 
 class _Keyframe(NamedTuple):
