@@ -208,11 +208,12 @@ class StageRun:
         predict = pipe.predictor(settings.kind)
         keyframes = self.stages["v2v"].float() / 255
         if settings.kind in ("blend", "repeat"):
-            return to_uint8(interpolate(keyframes, settings.factor, predict))
+            return to_uint8(interpolate(keyframes, settings.factor, predict), spread=True)
         # Frames stay float32, whatever the weights: half precision would shift some of their 256 levels.
         chunk = max(1, VFI_PIXELS // (keyframes.shape[-1] * keyframes.shape[-2]))
         with offloaded(pipe.interpolator(settings.kind), pipe.execution.offload, pipe.device):
-            return to_uint8(interpolate(keyframes.to(pipe.device), settings.factor, predict, chunk=chunk))
+            frames = interpolate(keyframes.to(pipe.device), settings.factor, predict, chunk=chunk)
+        return to_uint8(frames, spread=True)
 
 
 def stage_seed(seed: int, stage: str) -> int:
@@ -220,6 +221,21 @@ def stage_seed(seed: int, stage: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{stage}".encode()).digest()[:7], "big")
 
 
-def to_uint8(frames: torch.Tensor) -> torch.Tensor:
-    """Map floats in [0, 1] to uint8, rounding."""
-    return (frames.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+def to_uint8(frames: torch.Tensor, *, spread: bool = False) -> torch.Tensor:
+    """Map floats in [0, 1] to uint8, rounding.
+
+    Args:
+        frames: ``(..., H, W)``.
+        spread: round by thresholds that differ from place to place and not in time. By one threshold, keyframes that
+            differ by one level differ all at once in the middle of the gap; so each place changes at a time of its own.
+            Whole levels stay what they are.
+    """
+    levels = frames.float().clamp(0, 1) * 255
+    rest = _thresholds(*levels.shape[-2:], levels.device) if spread else 0.5
+    return (levels + rest).floor().to(torch.uint8).cpu()
+
+
+def _thresholds(height: int, width: int, device: torch.device) -> torch.Tensor:
+    """Return ``(H, W)``, evenly spread over (0, 1): a wave in place, so smooth that it adds no grain."""
+    y, x = torch.arange(height, device=device)[:, None], torch.arange(width, device=device)
+    return 0.01 + 0.98 * (2 * (x / 24 + y / 40).frac() - 1).abs()

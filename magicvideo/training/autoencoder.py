@@ -10,7 +10,9 @@ from magicvideo.training.data import FramePool, to_model
 from magicvideo.training.loop import TrainConfig, step_rng, torch_generator, train
 
 LATENT_NOISE = 0.1  # of the latents' own deviation: what keeps the latent space smooth for a denoiser
-DECODER_NOISE = 0.03  # what the decoder alone is then fitted with: closer to what a denoiser leaves
+# What the decoder alone is then fitted with, as a denoiser leaves it: little grain, whole regions a little off (a
+# meadow's dark green lies beside purple), and guidance that draws a frame away from its mean.
+DECODER_NOISE, DECODER_DRIFT, DECODER_STRETCH = 0.04, 0.15, 0.15
 
 
 def build_autoencoder() -> AutoencoderTiny:
@@ -39,7 +41,6 @@ def train_autoencoder(
 
     With ``decoder_only`` the encoder stays as it is, and with it everything trained on its latents.
     """
-    latent_noise = DECODER_NOISE if decoder_only else LATENT_NOISE
 
     def loss_of(step: int) -> torch.Tensor:
         rng = step_rng(config.seed, step)
@@ -48,9 +49,10 @@ def train_autoencoder(
         with torch.set_grad_enabled(not decoder_only):
             latents = vae.encode(images).latents.float()
         spread = latents.std((0, 2, 3))
-        noise = torch.randn(latents.shape, generator=generator).to(vae.device)
-        noise = noise * spread.detach().view(1, -1, 1, 1)
-        decoded = vae.decode(latents + latent_noise * noise).sample.float()
+        unit = spread.detach().view(1, -1, 1, 1)
+        noise = LATENT_NOISE * torch.randn(latents.shape, generator=generator).to(vae.device)
+        seen = _as_denoised(latents, unit, generator) if decoder_only else latents + unit * noise
+        decoded = vae.decode(seen).sample.float()
         shape = (latents.mean((0, 2, 3)) ** 2 + (spread - 1) ** 2).mean()
         reconstruction = functional.l1_loss(decoded, images) + functional.mse_loss(decoded, images)
         return reconstruction + 0.01 * shape
@@ -63,6 +65,17 @@ def train_autoencoder(
 
     part = vae.decoder if decoder_only else vae
     return train("autoencoder", dict(part.named_parameters()), loss_of, config, out_dir, validate=validate)
+
+
+def _as_denoised(latents: torch.Tensor, unit: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Disturb latents ``(B, C, h, w)``, in channels' deviations ``unit`` ``(1, C, 1, 1)``, as a denoiser does."""
+    count, channels, height, width = latents.shape
+    stretch = 1 + DECODER_STRETCH * torch.rand((count, 1, 1, 1), generator=generator).to(latents.device)
+    mean = latents.mean((2, 3), keepdim=True)
+    grain = DECODER_NOISE * torch.randn(latents.shape, generator=generator)
+    drift = DECODER_DRIFT * torch.randn((count, channels, 3, 3), generator=generator)
+    drift = functional.interpolate(drift, (height, width), mode="bicubic")
+    return mean + stretch * (latents - mean) + unit * (grain + drift).to(latents.device)
 
 
 def random_crops(frames: torch.Tensor, count: int, size: int, generator: torch.Generator) -> torch.Tensor:

@@ -166,6 +166,14 @@ def train_text_to_image(batches: ImageBatches, config: TrainConfig, out_dir: Pat
     return train("text-to-image", parameters, batches.loss, config, out_dir)
 
 
+def train_image_layers(
+    batches: ImageBatches, config: TrainConfig, out_dir: Path, *, keep: str
+) -> dict[str, object]:
+    """Train the backbone alone, without the layers that have ``keep`` in their name."""
+    parameters = {f"unet.{key}": value for key, value in batches.unet.named_parameters() if keep not in key}
+    return train("image layers", parameters, batches.loss, config, out_dir)
+
+
 @dataclass(frozen=True)
 class VideoPool:
     """Encoded clips with what conditions them.
@@ -222,6 +230,7 @@ class VideoBatches:
         """
         self.shared_noise = shared_noise
         self.pool, self.parts, self.seed = pool, parts, seed
+        self.rows = torch.arange(len(pool.latents))  # the clips to draw from; repeat one to see it more often
         self.clips, self.frames, self.timesteps = clips, frames, timesteps
         self.empty = tokenize(tokenizer, [""])
         self.alphas = scheduler.alphas_cumprod
@@ -233,7 +242,7 @@ class VideoBatches:
     def loss(self, step: int) -> torch.Tensor:
         """Return the error of one batch, a function of ``(seed, step)`` alone."""
         generator = torch_generator(step_rng(self.seed, step))
-        which = torch.randint(len(self.pool.latents), (self.clips,), generator=generator)
+        which = self.rows[torch.randint(len(self.rows), (self.clips,), generator=generator)]
         indices = self._frame_indices(generator)
         clean = self._frames(self.pool.latents, which, indices)
         start = clean if self.pool.start is None else self._frames(self.pool.start, which, indices)

@@ -37,6 +37,7 @@ from magicvideo.training.diffusion import (
     degrade,
     encode_frames,
     tokenize,
+    train_image_layers,
     train_image_to_video,
     train_own_layers,
     train_text_to_image,
@@ -57,6 +58,8 @@ ALL_STAGES = (
     "i2v",
     "closing",
     "settling",
+    "polishing",
+    "fitting",
     "v2v",
     "interpolator",
     "judge",
@@ -67,7 +70,7 @@ AUTOENCODER = TrainConfig(
     steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.7, seed=0
 )
 DECODER = TrainConfig(
-    steps=900, batch_size=16, learning_rate=1e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.8, seed=7
+    steps=2000, batch_size=16, learning_rate=1e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.8, seed=7
 )
 T2I = TrainConfig(
     steps=6500,
@@ -119,6 +122,31 @@ SETTLING = TrainConfig(
     log_every=20,
 )
 IMAGE_SHARE = 0.6  # of the image model in the shared layers, from settling on
+# Shapes gain from images for longer than the layers that read the text can bear without their motion words: those are
+# left alone. I2V's own layers are fitted to the outcome.
+POLISHING = TrainConfig(
+    steps=2400,
+    batch_size=40,
+    learning_rate=8e-4,
+    optimizer="muon",
+    seed=6,
+    warmup=50,
+    cooldown=0.9,
+    ema_decay=0.996,
+    save_every=200,
+)
+FITTING = TrainConfig(
+    steps=800,
+    batch_size=4,
+    learning_rate=6e-4,
+    optimizer="muon",
+    seed=8,
+    warmup=20,
+    cooldown=0.9,
+    ema_decay=0.985,
+    save_every=60,
+    log_every=20,
+)
 V2V = TrainConfig(
     steps=160,
     batch_size=2,
@@ -131,7 +159,18 @@ V2V = TrainConfig(
     save_every=40,
     log_every=20,
 )
-RECIPES = ("autoencoder", "decoder", "t2i", "i2v", "closing", "settling", "v2v", "judge")
+RECIPES = (
+    "autoencoder",
+    "decoder",
+    "t2i",
+    "i2v",
+    "closing",
+    "settling",
+    "polishing",
+    "fitting",
+    "v2v",
+    "judge",
+)
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
 
@@ -149,6 +188,8 @@ def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -
         "i2v": lambda: _i2v(root, device),
         "closing": lambda: _closing(root, device),
         "settling": lambda: _settling(root, device),
+        "polishing": lambda: _polishing(root, device),
+        "fitting": lambda: _fitting(root, device),
         "v2v": lambda: _v2v(root, device),
         "interpolator": lambda: _interpolator(root, device),
         "judge": lambda: train_judge(root / "judge", device=device),
@@ -164,7 +205,7 @@ def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -
 def assemble(root: Path, folder: Path) -> None:
     """Write the trained parts as a checkpoint in float16, with recipes and digests beside them."""
     interpolator = _existing(root / "interpolator" / "model")
-    i2v, v2v = _load_video(root, "settling"), _load_video(root, "v2v")
+    i2v, v2v = _load_video(root, "fitting"), _load_video(root, "v2v")
     like = architecture.build_motion_adapter()
     tokenizer, vae = _tokenizer(root), _vae(root, "decoder")
     parts = Components(
@@ -216,7 +257,7 @@ def _autoencoder(root: Path, device: str) -> None:
 
 
 def _decoder(root: Path, device: str) -> None:
-    """Fit the decoder alone further: sharper frames from the same latents."""
+    """Fit the decoder alone further: sharper frames, and right ones from latents that a denoiser has made."""
     vae = _vae(root).to(device).train()
     train_autoencoder(vae, frame_pool(4000, LOW, 2), DECODER, root / "decoder", decoder_only=True)
     vae.save_pretrained(root / "decoder" / "vae")
@@ -330,6 +371,24 @@ def _settling(root: Path, device: str) -> None:
     _save_video(parts, root / "settling")
 
 
+def _polishing(root: Path, device: str) -> None:
+    """Train the spatial layers that do not read the text further on images, mostly at the reference image's size."""
+    parts = _to(device, _load_video(root, "settling"))
+    images = _images(root, parts, POLISHING, (0.3, 0.7), compile_unet=True)
+    train_image_layers(images, POLISHING, root / "polishing", keep="attn2")
+    _save_video(parts, root / "polishing")
+
+
+def _fitting(root: Path, device: str) -> None:
+    """Fit I2V's own layers to the polished ones, on spinning objects, which it learns last, three times as often."""
+    parts = _to(device, _load_video(root, "polishing"))
+    videos = _low_clips(root, parts, FITTING)
+    spinning = (videos.pool.tokens == _tokenizer(root).convert_tokens_to_ids("spinning</w>")).any(1)
+    videos.rows = torch.arange(len(spinning)).repeat_interleave(1 + 2 * spinning)
+    train_own_layers(videos, FITTING, root / "fitting")
+    _save_video(parts, root / "fitting")
+
+
 @torch.no_grad()
 def mix(module: torch.nn.Module, other: torch.nn.Module, share: float, keep: str | None = None) -> None:
     """Take a ``share`` of each parameter from ``other``, but of those with ``keep`` in their name."""
@@ -364,12 +423,17 @@ def _train_joint(
     compile_unet: bool = False,
 ) -> None:
     """Train ``parts`` on videos and images in the order of ``cycle``; ``shares`` are of images, low and high."""
-    pools = [
-        (_frame_pool(root, "frames_low"), 40, shares[0]),
-        (_frame_pool(root, "frames_high"), 16, shares[1]),
-    ]
-    images = ImageBatches(
-        pools,
+    images = _images(root, parts, config, shares, compile_unet=compile_unet)
+    train_image_to_video(_low_clips(root, parts, config), images, config, root / stage, cycle=cycle)
+    _save_video(parts, root / stage)
+
+
+def _images(
+    root: Path, parts: VideoParts, config: TrainConfig, shares: tuple[float, float], *, compile_unet: bool
+) -> ImageBatches:
+    """Return batches of images; ``shares`` are of those at low and at high resolution."""
+    return ImageBatches(
+        [(_frame_pool(root, "frames_low"), 40, shares[0]), (_frame_pool(root, "frames_high"), 16, shares[1])],
         parts.image_unet,
         parts.text_encoder,
         _tokenizer(root),
@@ -377,12 +441,10 @@ def _train_joint(
         config.seed,
         compile_unet=compile_unet,
     )
-    train_image_to_video(_low_clips(root, parts, config), images, config, root / stage, cycle=cycle)
-    _save_video(parts, root / stage)
 
 
 def _v2v(root: Path, device: str) -> None:
-    parts = _to(device, _load_video(root, "settling"))
+    parts = _to(device, _load_video(root, "fitting"))
     videos = VideoBatches(
         _video_pool(root, "clips_high"),
         parts,

@@ -19,8 +19,6 @@ from magicvideo.vfi.refinement import refine_flow
 from magicvideo.vfi.schedule import gap_times, num_output_frames
 from magicvideo.vfi.vqgan import VQFlowNet
 
-MOST_GAIN = 1.4  # of detail in a mixed frame: unlike keyframes lose a factor of the square root of 2 half way
-
 
 class Predictor(Protocol):
     """Predict frames between pairs of keyframes; times come together, so that work is shared between them."""
@@ -325,14 +323,20 @@ def _moved(x: Tensor, keyframe: _Keyframe, flow: Tensor) -> Tensor:
 def _mixed(first: _Keyframe, second: _Keyframe, flow: Tensor, share: Tensor) -> Tensor:
     """Mix both keyframes, moved by ``flow`` ``(B, 4, H, W)``, the second by ``share`` ``(B, 1, H, W)``.
 
-    Detail that the keyframes do not share, as generated ones, cancels in a mean; it gets back the power it has in them.
+    Detail that the keyframes do not share, as generated ones, cancels in a mean. It is turned from one to the other by
+    the angle between them (slerp; Shoemake 1985): it keeps its power, and equal times are equal steps.
     """
     near, far = warp(first.fine, flow[:, :2], "bicubic"), warp(second.fine, flow[:, 2:], "bicubic")
-    mixed = torch.lerp(near, far, share)
-    detail = _detail(mixed)
-    power = torch.lerp(_power(_detail(near)), _power(_detail(far)), share)
-    gain = ((power + 1e-7) / (_power(detail) + 1e-7)).sqrt().clamp(1, MOST_GAIN)
-    return mixed + (gain - 1) * detail
+    one, two = _detail(near), _detail(far)
+    angle = _angle(one, two)
+    turned = (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * two) / torch.sin(angle)
+    return torch.lerp(near - one, far - two, share) + turned
+
+
+def _angle(one: Tensor, two: Tensor) -> Tensor:
+    """Return the angle between details ``(B, 1, H, W)``, from almost none, where slerp is a mean, to a right one."""
+    product, power = _box((one * two).mean(1, keepdim=True)), (_power(one) * _power(two)).sqrt()
+    return torch.acos((product / (power + 1e-7)).clamp(0, 0.9999))
 
 
 def _detail(x: Tensor) -> Tensor:

@@ -1,17 +1,24 @@
 """The checkpoint in the package: its files, and what a person would see in what it makes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from evaluation.prompts import demo_prompts
+from evaluation.systems.sprites_truth import scene_of
 from magicvideo.components import locate
 from magicvideo.pipeline import MagicVideoPipeline, VideoResult
+from magicvideo.reference import Reference
+from magicvideo.sprites.judge import agreement, load_judge
 from magicvideo.sprites.render import GRADIENTS, PALETTE
+from magicvideo.t2i import make_image
 from magicvideo.training.loop import sha256_of
+from magicvideo.training.sprites import RECIPES
 
 FOLDER = locate("embedded:sprites")
 STAR = "a large red star spinning on a sunset background"
@@ -42,7 +49,7 @@ def test_weights_are_safetensors_of_25_megabytes_at_most_with_their_digests() ->
 
 
 def test_every_part_has_its_recipe() -> None:
-    for stage in ("autoencoder", "decoder", "t2i", "i2v", "closing", "settling", "v2v", "judge"):
+    for stage in RECIPES:
         recipe = json.loads((FOLDER / f"recipe-{stage}.json").read_text())
         assert recipe["config"]["steps"] == recipe["curve"][-1][0]
         assert recipe["curve"][-1][1] < recipe["curve"][0][1]
@@ -99,6 +106,46 @@ def test_a_person_could_name_colour_and_background_of_most_demo_prompts(pipe: Ma
         right["background"] += f" {ground} " in prompt
     assert right["background"] >= 6
     assert right["colour"] >= 6
+
+
+def test_the_judge_reads_what_was_asked_in_demo_images_and_in_a_video(
+    star: VideoResult, pipe: MagicVideoPipeline
+) -> None:
+    judge = load_judge()
+    images = torch.stack([pipe.reference_image(prompt) for prompt in demo_prompts()])
+    readings = agreement(judge.judge(images[:, None]), [scene_of(prompt, 0) for prompt in demo_prompts()])
+    assert readings["object"].sum() >= 6
+    assert readings["background"].sum() >= 7
+    read = agreement(judge.judge(star.frames[None]), [scene_of(STAR, 0)])
+    assert read["object"].item()
+
+
+@pytest.mark.parametrize("stage", ["t2i", "i2v", "v2v"])
+def test_one_thread_and_two_make_the_same_frames(
+    stage: str, star: VideoResult, pipe: MagicVideoPipeline
+) -> None:
+    settings = replace(getattr(pipe.config, stage), num_inference_steps=6)
+
+    def frames() -> torch.Tensor:
+        options = {"generator": torch.Generator().manual_seed(0), "guidance_scale": settings.guidance_scale}
+        if stage == "t2i":
+            return make_image(pipe.t2i, STAR, settings, options["generator"])
+        pixels = Image.fromarray(star.stages["t2i"][0].permute(1, 2, 0).numpy())
+        reference = Reference(pixels, pipe.components.feature_extractor)
+        options |= {"size": settings.size, "num_inference_steps": settings.num_inference_steps}
+        if stage == "i2v":
+            return pipe.i2v.animate(STAR, reference, num_frames=32, prior=settings.prior, **options)
+        keyframes = star.stages["i2v"].float() / 255
+        return pipe.v2v.refine(STAR, keyframes, reference, strength=settings.strength, **options)
+
+    made = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            made.append(frames())
+        finally:
+            torch.set_num_threads(1)
+    assert (made[0] - made[1]).abs().max() <= 1e-4
 
 
 def test_words_that_it_was_never_taught_are_named(pipe: MagicVideoPipeline) -> None:

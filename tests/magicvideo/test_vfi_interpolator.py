@@ -13,6 +13,7 @@ from magicvideo.vfi.dsepconv import doubled
 from magicvideo.vfi.edsc import EDSC
 from magicvideo.vfi.flow import warp
 from magicvideo.vfi.interpolator import Interpolator, edsc_predictor, interpolate
+from magicvideo.vfi.quality import cadence_ratio
 
 torch.set_num_threads(1)
 
@@ -222,11 +223,12 @@ def test_network_of_the_middle_frame_refuses_thirds() -> None:
         interpolate(_clip(2), 3, edsc_predictor(network))
 
 
-def test_a_mixed_frame_keeps_the_power_of_detail_that_keyframes_do_not_share() -> None:
+def test_a_mixed_frame_keeps_the_power_of_detail_that_keyframes_do_not_share_in_equal_steps() -> None:
     generator = torch.Generator().manual_seed(0)
     first, second = (0.5 + 0.02 * torch.randn(1, 3, 64, 64, generator=generator) for _ in range(2))
     model = Interpolator(**SMALL).eval()  # its flow starts at zero
-    between = model.predict_flow(first, second, (0.5,))[:, 0]
+    between, *thirds = model.predict_flow(first, second, (0.5, 1 / 3, 2 / 3)).unbind(1)
     detail = [frame[..., 4:-4, 4:-4].std().item() for frame in (first, second, between)]
     assert detail[2] == pytest.approx(sum(detail[:2]) / 2, rel=0.1)
     assert ((first + second) / 2).std().item() < 0.75 * detail[0]  # what a mean keeps
+    assert cadence_ratio(torch.stack([first, *thirds, second], 1)).item() == pytest.approx(1, abs=0.03)
