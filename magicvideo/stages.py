@@ -231,7 +231,7 @@ def to_uint8(frames: torch.Tensor, *, spread: bool = False) -> torch.Tensor:
             Whole levels stay what they are.
     """
     levels = frames.float().clamp(0, 1) * 255
-    rest = _thresholds(*levels.shape[-2:], levels.device) if spread else 0.5
+    rest = _thresholds(levels.shape[-2], levels.shape[-1], levels.device) if spread else 0.5
     return (levels + rest).floor().to(torch.uint8).cpu()
 
 
