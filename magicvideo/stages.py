@@ -231,8 +231,9 @@ def to_uint8(frames: torch.Tensor, *, spread: bool = False) -> torch.Tensor:
             Whole levels stay what they are.
     """
     levels = frames.float().clamp(0, 1) * 255
-    rest = _thresholds(levels.shape[-2], levels.shape[-1], levels.device) if spread else 0.5
-    return (levels + rest).floor().to(torch.uint8).cpu()
+    if spread:
+        levels = (levels + _thresholds(levels.shape[-2], levels.shape[-1], levels.device)).floor()
+    return levels.round().to(torch.uint8).cpu()
 
 
 def _thresholds(height: int, width: int, device: torch.device) -> torch.Tensor:
