@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +234,9 @@ def test_a_pipeline_of_published_parts_runs_and_is_the_same_after_saving(
 
 
 def test_v2v_with_parts_of_its_own_leaves_i2v_as_it_was(config: PipelineConfig, weights: Path) -> None:
+    config = replace(
+        config, v2v=replace(config.v2v, num_inference_steps=4)
+    )  # the last of them changes nothing
     torch.manual_seed(5)
     backbone = inflate(build_unet(), build_motion())
     attach_appearance(backbone, 24)
@@ -252,7 +256,7 @@ def test_v2v_with_parts_of_its_own_leaves_i2v_as_it_was(config: PipelineConfig, 
     expected = shared("a blue circle", progress=False)
     assert torch.equal(one.stages["i2v"], two.stages["i2v"])
     assert torch.equal(expected.stages["i2v"], again.stages["i2v"])
-    assert not torch.equal(one.stages["v2v"], two.stages["v2v"])
+    assert (one.stages["v2v"] != two.stages["v2v"]).float().mean() > 0.1
 
 
 def test_v2v_s_own_parts_survive_saving(config: PipelineConfig, weights: Path, tmp_path: Path) -> None:
