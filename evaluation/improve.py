@@ -63,6 +63,7 @@ class ImproveConfig:
         checkpoint: the first parent: a sprites checkpoint.
         prompts: tuning prompts of a round.
         seeds: candidates of each.
+        pair_share: share of all prompts that have two objects.
         held_out: prompts of the comparison; their combinations of attributes are in no training set.
         held_out_seeds: images of each held-out prompt and model; the seeds are the same for all models.
         videos: held-out prompts whose whole videos go into a blinded study and through the gate; 0 leaves it out.
@@ -76,6 +77,7 @@ class ImproveConfig:
     checkpoint: str = "sprites"
     prompts: int = 96
     seeds: int = 4
+    pair_share: float = 0.0
     held_out: int = 96
     held_out_seeds: int = 1
     videos: int = 12
@@ -90,6 +92,8 @@ class ImproveConfig:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise EvaluationError(f"{name} must be at least {minimum}, got {getattr(self, name)}")
+        if not 0 <= self.pair_share <= 1:
+            raise EvaluationError(f"pair_share must be from 0 to 1, got {self.pair_share}")
         if self.videos > self.held_out:
             raise EvaluationError(f"{self.videos} videos of {self.held_out} held-out prompts; ask for fewer")
         for name in ("checkpoint", "seed", "method", "shuffle_labels"):
@@ -207,7 +211,12 @@ class Round:
         said, folder = self.folder / "preferences.txt", self.folder / "preferences"
         if folder.exists() and said.exists():
             return said.read_text(encoding="utf-8")
-        prompts = scene_prompts(self.config.prompts, (self.config.seed, self.number), "train")
+        prompts = scene_prompts(
+            self.config.prompts,
+            (self.config.seed, self.number),
+            "train",
+            pair_share=self.config.pair_share,
+        )
         seeds = range(self.config.seeds)
         places = self._images("candidates", prompts, seeds, adapter=None)
         readings = self._read("candidates", places)
@@ -260,7 +269,10 @@ class Round:
     def held_out_prompts(self) -> list[str]:
         """Prompts of combinations that are kept from all training, new in every round."""
         return scene_prompts(
-            self.config.held_out, (self.config.seed, HELD_OUT_STREAM + self.number), "held_out"
+            self.config.held_out,
+            (self.config.seed, HELD_OUT_STREAM + self.number),
+            "held_out",
+            pair_share=self.config.pair_share,
         )
 
     def compare(self, name: str, held_out: Mapping[str, Mapping[tuple[str, int], Reading]]) -> Comparison:
@@ -354,17 +366,16 @@ class Round:
         return readings
 
 
-def scene_prompts(count: int, stream: tuple[int, ...], split: str) -> list[str]:
-    """Return different captions of one object, drawn from a stream of their own; a fixed list."""
-    from magicvideo.sprites.scene import sample_scene
+def scene_prompts(count: int, stream: tuple[int, ...], split: str, *, pair_share: float = 0.0) -> list[str]:
+    """Return different captions, a ``pair_share`` of them of two objects, from a stream of their own; a fixed list."""
+    from magicvideo.sprites.scene import Scene, distinct_scenes, sample_scene
 
-    found: dict[str, None] = {}
-    for index in itertools.count():
-        if len(found) == count:
-            return list(found)
+    def draw(index: int, found: int) -> Scene:
         rng = np.random.default_rng([*stream, index])
-        found[sample_scene(rng, split=split, num_objects=1).caption] = None  # type: ignore[arg-type]
-    raise AssertionError("an endless count ended")
+        objects = 1 + int((found + 1) * pair_share) - int(found * pair_share)
+        return sample_scene(rng, split=split, num_objects=objects)  # type: ignore[arg-type]
+
+    return [scene.caption for scene in distinct_scenes(count, draw)]
 
 
 def _tally(

@@ -112,7 +112,7 @@ def accuracy_of(
         shares.setdefault(place[0], []).append((float(pair[0]), float(pair[1])))
     means = np.array([np.mean(rows, axis=0) for rows in shares.values()])
     found = paired_mean((means[:, 1] - means[:, 0]).tolist(), LEVEL)
-    names = next(iter(before.values())).attributes
+    names = dict.fromkeys(name for reading in before.values() for name in reading.attributes)
     return Accuracy(
         before=float(means[:, 0].mean()),
         after=float(means[:, 1].mean()),
@@ -202,4 +202,5 @@ def _object_right(reading: Reading) -> bool:
 
 
 def _share(readings: Mapping[tuple[str, int], Reading], name: str) -> float:
-    return float(np.mean([reading.attributes[name] > 0.5 for reading in readings.values()]))
+    read = [item.attributes[name] for item in readings.values() if name in item.attributes]
+    return float(np.mean([value > 0.5 for value in read]))

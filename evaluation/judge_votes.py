@@ -5,6 +5,7 @@ The judge knows what a sprites prompt asks for. It reads of each video how proba
 true one, adds them up, and prefers the video with more; within a band the two count as the same.
 """
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,7 +43,7 @@ class Reading:
     """What the judge sees of one video or image.
 
     Attributes:
-        attributes: probability that each attribute is as the prompt says.
+        attributes: probability that each attribute is as the prompt says, of two objects that it is for both.
         sharpness: variance of the Laplacian as a share of the true video's, at most 1.
     """
 
@@ -66,7 +67,7 @@ def read_frames(judge: "SpritesJudge", frames: "Tensor", prompt: str) -> Reading
     Args:
         judge: the sprites judge.
         frames: ``(T, 3, H, W)`` uint8.
-        prompt: a sprites prompt of one object.
+        prompt: a sprites prompt of one or two objects.
 
     Raises:
         EvaluationError: the prompt is none.
@@ -114,7 +115,7 @@ def vote_study(
 
     Raises:
         arena.errors.StudyError: no such study, or one that takes no votes.
-        EvaluationError: a prompt that is no sprites prompt of one object.
+        EvaluationError: a prompt that is no sprites prompt.
     """
     from magicvideo.sprites.judge import load_judge
 
@@ -134,19 +135,28 @@ def vote_study(
 
 
 def _probabilities(logits: "dict[str, Tensor]", scene: "Scene") -> dict[str, float]:
-    """Return the probability of each attribute of a scene of one object, frames averaged in the logarithm."""
-    from magicvideo.sprites.judge import ATTRIBUTES
-    from magicvideo.sprites.scene import BACKGROUNDS
+    """Return the probability of each attribute of a scene, frames averaged in the logarithm.
 
-    item = scene.objects[0]
-    wanted = {name: words.index(getattr(item, name)) for name, words in ATTRIBUTES.items()}
-    means = {name: logits[name].log_softmax(-1).mean(1)[0, 0] for name in ("size", "colour", "shape")}
-    means["background"] = logits["background"].log_softmax(-1).mean(1)[0]
-    wanted["background"] = BACKGROUNDS.index(scene.background)
+    One frame has no motion, and no size where objects grow or shrink: a large one that grows begins small.
+    """
+    from magicvideo.sprites.judge import targets
+
+    wanted = targets([scene])
+    means = {name: logits[name].log_softmax(-1).mean(1)[0] for name in ("size", "colour", "shape")}
     if "motion" in logits:
-        means["motion"] = logits["motion"][0, 0]
-    found = {name: float(values.softmax(-1)[wanted[name]]) for name, values in means.items()}
-    found["count"] = float((-logits["second"].mean()).sigmoid())
+        means["motion"] = logits["motion"][0]
+    elif any(item.motion in ("growing", "shrinking") for item in scene.objects):
+        del means["size"]
+    found = {
+        name: math.prod(
+            float(values[slot].softmax(-1)[wanted[name][0, slot]]) for slot in range(len(scene.objects))
+        )
+        for name, values in means.items()
+    }
+    background = logits["background"].log_softmax(-1).mean(1)[0].softmax(-1)
+    found["background"] = float(background[wanted["background"][0]])
+    second = logits["second"].mean()
+    found["count"] = float((second if len(scene.objects) > 1 else -second).sigmoid())
     return found
 
 

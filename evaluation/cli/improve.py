@@ -14,6 +14,7 @@ def improve(
     ] = "sprites",
     prompts: Annotated[int, typer.Option(help="Tuning prompts of a round.")] = 96,
     seeds: Annotated[int, typer.Option(help="Candidates of each prompt.")] = 4,
+    pair_share: Annotated[float, typer.Option(help="Share of all prompts that have two objects.")] = 0.0,
     held_out: Annotated[int, typer.Option(help="Prompts of the comparison, never tuned on.")] = 96,
     held_out_seeds: Annotated[int, typer.Option(help="Images of each held-out prompt and model.")] = 1,
     videos: Annotated[
@@ -44,6 +45,7 @@ def improve(
         checkpoint=checkpoint,
         prompts=prompts,
         seeds=seeds,
+        pair_share=pair_share,
         held_out=held_out,
         held_out_seeds=held_out_seeds,
         videos=videos,

@@ -24,6 +24,10 @@ def evaluate(
     ] = Path("sprites-evaluation"),
     prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts of one object.")] = 256,
     pair_prompts: Annotated[int, typer.Option(min=0, help="Held-out prompts of two objects.")] = 64,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Keeps what stages made (30 MB a prompt), for another evaluation to read again."),
+    ] = None,
     threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the table there too.")] = None,
 ) -> None:
@@ -36,7 +40,7 @@ def evaluate(
     from magicvideo.sprites.evaluation import evaluate as run
 
     torch.set_num_threads(threads)
-    pipe = MagicVideoPipeline.from_pretrained(checkpoint)
+    pipe = MagicVideoPipeline.from_pretrained(checkpoint, cache_dir=cache)
     rows = as_rows(run(pipe, folder, prompts=prompts, pair_prompts=pair_prompts))
     shown = pandas.DataFrame(rows)[["name", "value", "low", "high", "wanted", "most", "reached", "n"]]
     typer.echo(shown.to_string(index=False, na_rep="", float_format="{:.3f}".format))

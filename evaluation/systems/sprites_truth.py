@@ -14,16 +14,28 @@ import numpy as np
 from evaluation.errors import EvaluationError
 from evaluation.systems.base import Clip
 from magicvideo.sprites.render import frame_times, render
-from magicvideo.sprites.scene import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, Scene, sample_scene
+from magicvideo.sprites.scene import (
+    BACKGROUNDS,
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    SIZES,
+    Scene,
+    compose_scene,
+    sample_scene,
+)
 
-_PROMPT = re.compile(
+_OBJECT = re.compile(
     rf"an? (?P<size>{'|'.join(SIZES)}) (?P<colour>{'|'.join(COLOURS)}) (?P<shape>{'|'.join(SHAPES)})"
-    rf" (?P<motion>{'|'.join(MOTIONS)}) on an? (?P<background>{'|'.join(BACKGROUNDS)}) background"
+    rf" (?P<motion>{'|'.join(MOTIONS)})"
+)
+_PROMPT = re.compile(
+    rf"(?P<objects>.+) on an? (?P<background>{'|'.join(BACKGROUNDS)}) background",
 )
 
 
 class SpritesTruth:
-    """Render the true clip of a one-object sprites prompt; the seed draws what the prompt leaves open."""
+    """Render the true clip of a sprites prompt; the seed draws what the prompt leaves open."""
 
     device = "cpu"
 
@@ -54,7 +66,7 @@ class SpritesTruth:
         """Render the clip.
 
         Raises:
-            EvaluationError: the prompt is not a one-object sprites caption.
+            EvaluationError: the prompt is not a sprites caption.
         """
         scene = scene_of(prompt, seed)
         return Clip(render(scene, frame_times(self.num_frames), self.size).video, self.fps)
@@ -64,13 +76,17 @@ def scene_of(prompt: str, seed: int) -> Scene:
     """Draw a scene whose caption is ``prompt``.
 
     Raises:
-        EvaluationError: the prompt is not a one-object sprites caption.
+        EvaluationError: the prompt is not a sprites caption of one or two objects.
     """
     found = _PROMPT.fullmatch(" ".join(prompt.split()))
-    if found is None:
+    objects = [_OBJECT.fullmatch(phrase) for phrase in found["objects"].split(" and ")] if found else []
+    if found is None or None in objects or len(objects) > 2:
         raise EvaluationError(
-            f"{prompt!r} is no one-object sprites prompt; expected the form "
+            f"{prompt!r} is no sprites prompt; expected one or two objects in the form "
             "'a large red star spinning on a sunset background'"
         )
     rng = np.random.default_rng([seed, int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4])])
-    return sample_scene(rng, split="any", num_objects=1, **found.groupdict())
+    attributes = [item.groupdict() for item in objects if item is not None]
+    if len(attributes) == 1:
+        return sample_scene(rng, split="any", num_objects=1, background=found["background"], **attributes[0])
+    return compose_scene(rng, attributes, found["background"])

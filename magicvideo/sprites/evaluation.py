@@ -16,10 +16,11 @@ import torch
 from tqdm import tqdm
 
 from magicvideo.errors import MagicVideoError
+from magicvideo.identity import part_digest
 from magicvideo.pipeline import MagicVideoPipeline, VideoResult
 from magicvideo.sprites.judge import FRAMES, SIDE, SpritesJudge, agreement, load_judge
 from magicvideo.sprites.render import render
-from magicvideo.sprites.scene import Scene, sample_scene
+from magicvideo.sprites.scene import Scene, distinct_scenes, sample_scene
 from magicvideo.vfi.quality import gap_quality, psnr
 
 PROMPTS, PAIR_PROMPTS = 256, 64
@@ -59,13 +60,13 @@ class Bar:
 
 
 def held_out_scenes(count: int, num_objects: int) -> list[Scene]:
-    """Return the first ``count`` held-out scenes of that many objects; a fixed list."""
-    return [
-        sample_scene(
-            np.random.default_rng([SEED, num_objects, index]), split="held_out", num_objects=num_objects
-        )
-        for index in range(count)
-    ]
+    """Return the first ``count`` held-out scenes of that many objects, no caption twice; a fixed list."""
+
+    def draw(index: int, found: int) -> Scene:
+        rng = np.random.default_rng([SEED, num_objects, index])
+        return sample_scene(rng, split="held_out", num_objects=num_objects)
+
+    return distinct_scenes(count, draw)
 
 
 def evaluate(
@@ -80,19 +81,19 @@ def evaluate(
 
     Args:
         pipe: the pipeline of a sprites checkpoint.
-        folder: for ``verdicts.jsonl``; verdicts already there are of use only for the same pipeline.
+        folder: for ``verdicts.jsonl``; verdicts already there are of use only for the same pipeline and judge.
         prompts: how many prompts of one object.
         pair_prompts: how many of two objects.
         judge: the embedded one by default.
 
     Raises:
-        MagicVideoError: ``folder`` holds the verdicts of another pipeline.
+        MagicVideoError: ``folder`` holds the verdicts of another pipeline or judge.
     """
     judge = judge or load_judge()
     scenes = [*held_out_scenes(prompts, 1), *held_out_scenes(pair_prompts, 2)]
     rows = list(_verdicts(pipe, judge, scenes, folder))
     single, pairs = rows[:prompts], rows[prompts:]
-    table = [*judge_bars(judge), autoencoder_bar(pipe)]
+    table = [*judge_bars(judge, pipe), autoencoder_bar(pipe)]
     table += [
         _share("reference image: shape and colour", single, "reference_object", 0.90),
         _share("reference image: background", single, "reference_background", 0.90),
@@ -108,32 +109,53 @@ def evaluate(
     return [bar for bar in table if bar.n > 0]
 
 
-def judge_bars(judge: SpritesJudge) -> list[Bar]:
-    """Return the judge's own accuracy on real held-out clips of one object."""
-    right: dict[str, list[bool]] = {"object": [], "motion": [], "background": []}
+def judge_bars(judge: SpritesJudge, pipe: MagicVideoPipeline) -> list[Bar]:
+    """Return the judge's own accuracy on held-out scenes of one object, drawn by the renderer.
+
+    On clips; on first frames, which are all that a reference image shows; and on first frames that went through the
+    autoencoder, as everything generated does.
+    """
+    names = (
+        "clips: shape and colour",
+        "clips: motion",
+        "clips: background",
+        "first frames: shape and colour",
+        "first frames through the autoencoder: shape and colour",
+    )
+    right: dict[str, list[bool]] = {name: [] for name in names}
     for scene in held_out_scenes(REAL_CLIPS, 1):
-        clip = torch.from_numpy(render(scene, np.linspace(0, 1, FRAMES), SIDE).video).permute(0, 3, 1, 2)
-        verdict = agreement(judge.judge(clip[None]), [scene])
-        for name, values in right.items():
-            values.append(bool(verdict[name]))
-    names = {"object": "shape and colour", "motion": "motion", "background": "background"}
-    return [_interval(f"judge on real clips: {names[name]}", values, 0.97) for name, values in right.items()]
+        clip = agreement(judge.judge(_drawn(scene, np.linspace(0, 1, FRAMES), SIDE)[None]), [scene])
+        opening = _drawn(scene, np.zeros(1), pipe.config.v2v.size)
+        decoded = (_through(pipe, opening) * 255).round().to(torch.uint8)
+        first, through = (agreement(judge.judge(frames[None]), [scene]) for frames in (opening, decoded))
+        verdicts = (clip["object"], clip["motion"], clip["background"], first["object"], through["object"])
+        for name, verdict in zip(names, verdicts, strict=True):
+            right[name].append(bool(verdict))
+    return [_interval(f"judge on real {name}", values, 0.97) for name, values in right.items()]
+
+
+def autoencoder_bar(pipe: MagicVideoPipeline, count: int = 128) -> Bar:
+    """Return the autoencoder's mean PSNR in dB on held-out frames at the size of the finished video."""
+    values = []
+    for index, scene in enumerate(held_out_scenes(count, 1)):
+        frame = _drawn(scene, np.array([index / count]), pipe.config.v2v.size)
+        values.append(float(psnr(_through(pipe, frame), frame.float() / 255)))
+    return Bar(name="autoencoder: PSNR in dB", value=float(np.mean(values)), n=count, wanted=32.0)
+
+
+def _drawn(scene: Scene, times: np.ndarray, size: int) -> torch.Tensor:
+    """Return the true frames ``(T, 3, S, S)`` uint8 of a scene."""
+    return torch.from_numpy(render(scene, times, size).video).permute(0, 3, 1, 2)
 
 
 @torch.inference_mode()
-def autoencoder_bar(pipe: MagicVideoPipeline, count: int = 128) -> Bar:
-    """Return the autoencoder's mean PSNR in dB on held-out frames at the size of the finished video."""
-    vae, size = pipe.components.vae, pipe.config.v2v.size
+def _through(pipe: MagicVideoPipeline, frames: torch.Tensor) -> torch.Tensor:
+    """Return uint8 frames as the autoencoder gives them back, in [0, 1]."""
+    vae = pipe.components.vae
     weight = next(vae.parameters())
-    values = []
-    for index, scene in enumerate(held_out_scenes(count, 1)):
-        time = np.array([index / count])
-        frame = torch.from_numpy(render(scene, time, size).video).permute(0, 3, 1, 2).float() / 255
-        encoded = vae.encode((2 * frame - 1).to(weight.device, weight.dtype))
-        latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        decoded = (vae.decode(latents).sample / 2 + 0.5).clamp(0, 1).cpu()
-        values.append(float(psnr(decoded, frame)))
-    return Bar(name="autoencoder: PSNR in dB", value=float(np.mean(values)), n=count, wanted=32.0)
+    encoded = vae.encode((frames.float() / 127.5 - 1).to(weight.device, weight.dtype))
+    latents = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+    return (vae.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1).cpu()
 
 
 def diversity_bar(pipe: MagicVideoPipeline, count: int = DIVERSITY_PROMPTS) -> Bar:
@@ -152,12 +174,12 @@ def _verdicts(
 ) -> Iterator[dict[str, Any]]:
     """Yield one row a scene, from the file or new."""
     folder.mkdir(parents=True, exist_ok=True)
-    path, identity = folder / "verdicts.jsonl", pipe.digest()
+    path, identity = folder / "verdicts.jsonl", f"{pipe.digest()} {part_digest(judge)[:16]}"
     known = read_verdicts(path, identity)
     for scene in tqdm(scenes, desc="held-out prompts", mininterval=5):
         if scene.caption not in known:
             result = pipe(scene.caption, seed=0, progress=False)
-            row = {"pipeline": identity, "prompt": scene.caption} | read_result(judge, result, scene)
+            row = {"of": identity, "prompt": scene.caption} | read_result(judge, result, scene)
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             known[scene.caption] = row
@@ -168,14 +190,14 @@ def read_verdicts(path: Path, identity: str) -> dict[str, dict[str, Any]]:
     """Return the rows of a file of verdicts by prompt; a line cut short by a crash is left out.
 
     Raises:
-        MagicVideoError: a row is of another pipeline than ``identity`` names.
+        MagicVideoError: a row is of another pipeline and judge than ``identity`` names.
     """
     if not path.exists():
         return {}
     rows = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-    if any(row["pipeline"] != identity for row in rows):
+    if any(row["of"] != identity for row in rows):
         raise MagicVideoError(
-            f"{path} holds verdicts of another checkpoint or configuration; give an empty folder"
+            f"{path} holds verdicts of another checkpoint, configuration or judge; give an empty folder"
         )
     return {row["prompt"]: row for row in rows}
 

@@ -1,12 +1,15 @@
 """What a sprites clip shows: its objects, their motion, the background, and the caption that says so."""
 
 import hashlib
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+
+from magicvideo.errors import MagicVideoError
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "hexagon", "cross")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
@@ -25,6 +28,7 @@ MOTIONS = (
 DIRECTIONS = {"moving left": (-1, 0), "moving right": (1, 0), "moving up": (0, -1), "moving down": (0, 1)}
 RADII = {"small": 0.15, "large": 0.24}  # in units of the frame's side
 HELD_OUT_TENTH = 0  # one combination in ten is never trained on; which ones was fixed on the first day
+FRUITLESS = 6000  # draws without a new caption after which there is none: of 600, one hides that long 1 time in 20,000
 
 Split = Literal["train", "held_out", "any"]
 
@@ -127,6 +131,46 @@ def sample_scene(
         if distinct and wanted:
             return scene
     raise ValueError(f"no {split} scene has size={size} colour={colour} shape={shape} motion={motion}")
+
+
+def distinct_scenes(count: int, draw: Callable[[int, int], Scene]) -> list[Scene]:
+    """Return the first ``count`` scenes that ``draw`` gives, no caption twice.
+
+    Args:
+        count: how many.
+        draw: is given the number of the draw and how many scenes have been found.
+
+    Raises:
+        MagicVideoError: thousands of draws brought no other caption.
+    """
+    found: dict[str, Scene] = {}
+    fruitless = 0
+    for index in itertools.count():
+        if len(found) == count:
+            break
+        scene = draw(index, len(found))
+        fruitless = fruitless + 1 if scene.caption in found else 0
+        found.setdefault(scene.caption, scene)
+        if fruitless == FRUITLESS:
+            raise MagicVideoError(f"there are {len(found)} such prompts, not {count}; ask for fewer")
+    return list(found.values())
+
+
+def compose_scene(rng: np.random.Generator, objects: Sequence[Mapping[str, str]], background: str) -> Scene:
+    """Draw what a caption leaves open (places, paths, shade) for one or two objects given by their attributes.
+
+    Args:
+        rng: the only source of randomness.
+        objects: ``size``, ``colour``, ``shape`` and ``motion`` of each; of two, the left one first.
+        background: a word of ``BACKGROUNDS``.
+
+    Raises:
+        ValueError: an unknown attribute.
+    """
+    for item in objects:
+        _check_attributes(item["size"], item["colour"], item["shape"], item["motion"], background)
+    sprites = (_sample_sprite(rng, **item, slot=(index, len(objects))) for index, item in enumerate(objects))
+    return Scene(objects=tuple(sprites), background=background, shade=float(rng.uniform(0.92, 1.08)))
 
 
 def _check_attributes(

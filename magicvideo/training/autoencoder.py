@@ -51,7 +51,7 @@ def train_autoencoder(
         spread = latents.std((0, 2, 3))
         unit = spread.detach().view(1, -1, 1, 1)
         noise = LATENT_NOISE * torch.randn(latents.shape, generator=generator).to(vae.device)
-        seen = _as_denoised(latents, unit, generator) if decoder_only else latents + unit * noise
+        seen = as_denoised(latents, unit, generator) if decoder_only else latents + unit * noise
         decoded = vae.decode(seen).sample.float()
         shape = (latents.mean((0, 2, 3)) ** 2 + (spread - 1) ** 2).mean()
         reconstruction = functional.l1_loss(decoded, images) + functional.mse_loss(decoded, images)
@@ -67,7 +67,7 @@ def train_autoencoder(
     return train("autoencoder", dict(part.named_parameters()), loss_of, config, out_dir, validate=validate)
 
 
-def _as_denoised(latents: torch.Tensor, unit: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def as_denoised(latents: torch.Tensor, unit: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Disturb latents ``(B, C, h, w)``, in channels' deviations ``unit`` ``(1, C, 1, 1)``, as a denoiser does."""
     count, channels, height, width = latents.shape
     stretch = 1 + DECODER_STRETCH * torch.rand((count, 1, 1, 1), generator=generator).to(latents.device)

@@ -222,15 +222,17 @@ class VideoBatches:
         frames: int,
         timesteps: tuple[int, int] = (0, 1000),
         shared_noise: float = 0.0,
+        rows: torch.Tensor | None = None,
     ) -> None:
         """Draw ``clips`` clips a step and ``frames`` frames of each.
 
         Noise is drawn between the two ``timesteps``; ``shared_noise`` is the share of its variance that all
-        frames of a clip have in common (see the prior ``mixed``).
+        frames of a clip have in common (see the prior ``mixed``). ``rows`` are the clips to draw from, all by
+        default; one that stands there twice is seen twice as often.
         """
         self.shared_noise = shared_noise
         self.pool, self.parts, self.seed = pool, parts, seed
-        self.rows = torch.arange(len(pool.latents))  # the clips to draw from; repeat one to see it more often
+        self.rows = torch.arange(len(pool.latents)) if rows is None else rows
         self.clips, self.frames, self.timesteps = clips, frames, timesteps
         self.empty = tokenize(tokenizer, [""])
         self.alphas = scheduler.alphas_cumprod

@@ -48,6 +48,7 @@ class PreferenceConfig:
         beta: strength of the bond to the reference, in the convention of Salesforce's published code (see
             ``diffusion_dpo_loss``); they use 2000 to 5000.
         label_smoothing: chance that a label is wrong (conservative DPO).
+        winner_penalty: lambda of DPO-Positive; above 0 it holds the model to denoising winners as well as before.
         temperature: of ``reward-weighted``.
         shuffle_labels: draw winner and loser of each pair anew by a fair coin: the control that must not help.
         lowest_timestep: share of the noise levels, from the clean end, that are never drawn.
@@ -62,6 +63,7 @@ class PreferenceConfig:
     rank: int = 8
     beta: float = 5000.0
     label_smoothing: float = 0.0
+    winner_penalty: float = 0.0
     temperature: float = 0.5
     shuffle_labels: bool = False
     lowest_timestep: float = 0.0
@@ -102,6 +104,8 @@ class PreferenceConfig:
             raise MagicVideoError(
                 f"label_smoothing must be at least 0 and below 0.5, got {self.label_smoothing}"
             )
+        if not self.winner_penalty >= 0:
+            raise MagicVideoError(f"winner_penalty must be at least 0, got {self.winner_penalty}")
         if not 0 <= self.lowest_timestep < 1:
             raise MagicVideoError(
                 f"lowest_timestep must be at least 0 and below 1, got {self.lowest_timestep}"
@@ -152,10 +156,11 @@ class DenoisingErrors:
     reference_winner: Tensor
     reference_loser: Tensor
 
-    def margin(self, beta: float) -> Tensor:
+    def margin(self, beta: float, winner_penalty: float = 0.0) -> Tensor:
         """Return the argument of the sigmoid ``(B,)``: above 0 where the model takes the winner's side."""
         own, reference = self.winner - self.loser, self.reference_winner - self.reference_loser
-        return -0.5 * beta * (own - reference)
+        lost = (self.winner - self.reference_winner).clamp_min(0)
+        return -0.5 * beta * (own - reference + winner_penalty * lost)
 
 
 def diffusion_dpo_loss(
@@ -163,6 +168,7 @@ def diffusion_dpo_loss(
     *,
     beta: float,
     label_smoothing: float = 0.0,
+    winner_penalty: float = 0.0,
     probability: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Tensor:
@@ -175,14 +181,19 @@ def diffusion_dpo_loss(
     same beta binds half as much there. The target is what the model predicts: with velocity prediction the error of
     the noise is weighted by ``SNR + 1``.
 
+    The loss falls even where the winner is denoised worse, as long as the loser is still more so, which is how tuned
+    models come to draw neither. ``winner_penalty`` takes ``k beta lambda max(0, e(w) - e_ref(w))`` off z (DPO-Positive,
+    Pal et al. 2024, arXiv 2402.13228, equation 3, with errors for log-likelihoods).
+
     Args:
         errors: of model and reference.
         beta: strength of the bond to the reference.
         label_smoothing: chance that a label is wrong (conservative DPO, Mitchell 2023).
+        winner_penalty: lambda; 0 is Diffusion-DPO.
         probability: ``(B,)`` that the winner is preferred; 1 by default.
         weight: ``(B,)`` of the pairs; 1 by default.
     """
-    margin = errors.margin(beta)
+    margin = errors.margin(beta, winner_penalty)
     p = torch.ones_like(margin) if probability is None else probability
     p = p * (1 - label_smoothing) + (1 - p) * label_smoothing
     loss = -p * logsigmoid(margin) - (1 - p) * logsigmoid(-margin)
@@ -287,6 +298,7 @@ class PreferenceObjective:
             errors,
             beta=self.config.beta,
             label_smoothing=self.config.label_smoothing,
+            winner_penalty=self.config.winner_penalty,
             probability=torch.tensor([pair.probability for pair in chosen], device=device),
             weight=torch.tensor([pair.weight for pair in chosen], device=device),
         )

@@ -24,6 +24,7 @@ from magicvideo.errors import MagicVideoError
 from magicvideo.noise_prior import MIXED_SHARE
 from magicvideo.pipeline import check_device
 from magicvideo.sprites import architecture
+from magicvideo.sprites.judge import SpritesJudge
 from magicvideo.sprites.render import frame_times, render
 from magicvideo.sprites.scene import sample_scene
 from magicvideo.training.autoencoder import build_autoencoder, train_autoencoder
@@ -44,8 +45,20 @@ from magicvideo.training.diffusion import (
     train_video_to_video,
 )
 from magicvideo.training.gaps import gap_pool
-from magicvideo.training.judge import train_judge
+from magicvideo.training.judge import train_judge, train_on_openings
 from magicvideo.training.loop import TrainConfig, save_tensors, sha256_of, write_json
+from magicvideo.training.sprites_configs import (
+    AUTOENCODER,
+    CLOSING,
+    DECODER,
+    FITTING,
+    I2V,
+    IMAGE_SHARE,
+    POLISHING,
+    SETTLING,
+    T2I,
+    V2V,
+)
 from magicvideo.training.vfi import train_vfi
 from magicvideo.vfi.interpolator import Interpolator
 
@@ -63,102 +76,10 @@ ALL_STAGES = (
     "v2v",
     "interpolator",
     "judge",
+    "openings",
     "assemble",
 )
 
-AUTOENCODER = TrainConfig(
-    steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.7, seed=0
-)
-DECODER = TrainConfig(
-    steps=2000, batch_size=16, learning_rate=1e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.8, seed=7
-)
-T2I = TrainConfig(
-    steps=6500,
-    batch_size=40,
-    learning_rate=1.5e-3,
-    optimizer="muon",
-    seed=1,
-    warmup=200,
-    cooldown=0.5,
-    ema_decay=0.9985,
-    save_every=250,
-)
-I2V = TrainConfig(
-    steps=2400,
-    batch_size=4,
-    learning_rate=1e-3,
-    optimizer="muon",
-    seed=2,
-    warmup=100,
-    cooldown=0.6,
-    ema_decay=0.997,
-    save_every=100,
-)
-# Two video batches an image batch teach motion and cost the shared layers a fifth of the images' shapes. They start
-# from half way back to the image model, where those are there again, and see more images than videos.
-CLOSING = TrainConfig(
-    steps=1800,
-    batch_size=4,
-    learning_rate=6e-4,
-    optimizer="muon",
-    seed=4,
-    warmup=50,
-    cooldown=0.9,
-    ema_decay=0.995,
-    save_every=100,
-)
-# Images are still worse than the image model's. Most of the way back to it they are not, if the layers that read the
-# text, whose motion words the image model never needed, stay; I2V's own layers then settle on what they find.
-SETTLING = TrainConfig(
-    steps=360,
-    batch_size=4,
-    learning_rate=6e-4,
-    optimizer="muon",
-    seed=5,
-    warmup=20,
-    cooldown=0.9,
-    ema_decay=0.985,
-    save_every=60,
-    log_every=20,
-)
-IMAGE_SHARE = 0.6  # of the image model in the shared layers, from settling on
-# Shapes gain from images for longer than the layers that read the text can bear without their motion words: those are
-# left alone. I2V's own layers are fitted to the outcome.
-POLISHING = TrainConfig(
-    steps=2400,
-    batch_size=40,
-    learning_rate=8e-4,
-    optimizer="muon",
-    seed=6,
-    warmup=50,
-    cooldown=0.9,
-    ema_decay=0.996,
-    save_every=200,
-)
-FITTING = TrainConfig(
-    steps=800,
-    batch_size=4,
-    learning_rate=6e-4,
-    optimizer="muon",
-    seed=8,
-    warmup=20,
-    cooldown=0.9,
-    ema_decay=0.985,
-    save_every=60,
-    log_every=20,
-)
-V2V = TrainConfig(
-    steps=160,
-    batch_size=2,
-    learning_rate=7e-4,
-    optimizer="muon",
-    seed=3,
-    warmup=20,
-    cooldown=0.6,
-    ema_decay=0.98,
-    save_every=40,
-    log_every=20,
-)
 RECIPES = (
     "autoencoder",
     "decoder",
@@ -170,6 +91,7 @@ RECIPES = (
     "fitting",
     "v2v",
     "judge",
+    "openings",
 )
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
@@ -193,6 +115,7 @@ def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -
         "v2v": lambda: _v2v(root, device),
         "interpolator": lambda: _interpolator(root, device),
         "judge": lambda: train_judge(root / "judge", device=device),
+        "openings": lambda: _openings(root, device),
         "assemble": lambda: assemble(root, checkpoint),
     }
     if stage not in stages:
@@ -230,7 +153,7 @@ def assemble(root: Path, folder: Path) -> None:
     load_components(temporary)
     for stage in RECIPES:
         shutil.copy(root / stage / "recipe.json", temporary / f"recipe-{stage}.json")
-    shutil.copytree(_existing(root / "judge" / "model"), temporary / "judge")
+    shutil.copytree(_existing(root / "openings" / "model"), temporary / "judge")
     shutil.copytree(interpolator, temporary / "interpolator", dirs_exist_ok=True)  # with its recipe
     digests = {
         str(path.relative_to(temporary)): sha256_of(path) for path in sorted(temporary.rglob("*.safetensors"))
@@ -374,6 +297,7 @@ def _settling(root: Path, device: str) -> None:
 def _polishing(root: Path, device: str) -> None:
     """Train the spatial layers that do not read the text further on images, mostly at the reference image's size."""
     parts = _to(device, _load_video(root, "settling"))
+    parts.text_encoder.requires_grad_(False)
     images = _images(root, parts, POLISHING, (0.3, 0.7), compile_unet=True)
     train_image_layers(images, POLISHING, root / "polishing", keep="attn2")
     _save_video(parts, root / "polishing")
@@ -382,9 +306,10 @@ def _polishing(root: Path, device: str) -> None:
 def _fitting(root: Path, device: str) -> None:
     """Fit I2V's own layers to the polished ones, on spinning objects, which it learns last, three times as often."""
     parts = _to(device, _load_video(root, "polishing"))
-    videos = _low_clips(root, parts, FITTING)
-    spinning = (videos.pool.tokens == _tokenizer(root).convert_tokens_to_ids("spinning</w>")).any(1)
-    videos.rows = torch.arange(len(spinning)).repeat_interleave(1 + 2 * spinning)
+    pool = _video_pool(root, "clips_low")
+    spinning = (pool.tokens == _tokenizer(root).convert_tokens_to_ids("spinning</w>")).any(1)
+    rows = torch.arange(len(spinning)).repeat_interleave(1 + 2 * spinning)
+    videos = _low_clips(root, parts, FITTING, rows)
     train_own_layers(videos, FITTING, root / "fitting")
     _save_video(parts, root / "fitting")
 
@@ -398,7 +323,9 @@ def mix(module: torch.nn.Module, other: torch.nn.Module, share: float, keep: str
             value.lerp_(others[name], share)
 
 
-def _low_clips(root: Path, parts: VideoParts, config: TrainConfig) -> VideoBatches:
+def _low_clips(
+    root: Path, parts: VideoParts, config: TrainConfig, rows: torch.Tensor | None = None
+) -> VideoBatches:
     """Return I2V's batches; their frames share half their noise and so hold together much earlier."""
     return VideoBatches(
         _video_pool(root, "clips_low"),
@@ -409,6 +336,7 @@ def _low_clips(root: Path, parts: VideoParts, config: TrainConfig) -> VideoBatch
         clips=config.batch_size,
         frames=FRAMES,
         shared_noise=MIXED_SHARE,
+        rows=rows,
     )
 
 
@@ -462,6 +390,12 @@ def _v2v(root: Path, device: str) -> None:
 def _interpolator(root: Path, device: str) -> None:
     pool, validation = gap_pool(300, HIGH, seed=0), gap_pool(12, HIGH, seed=1, split="held_out")
     train_vfi(root / "interpolator", device=device, pool=pool, validation=validation)
+
+
+def _openings(root: Path, device: str) -> None:
+    """Train the judge further on opening frames that went through the finished autoencoder."""
+    judge = SpritesJudge.from_pretrained(_existing(root / "judge" / "model"), torch_dtype=torch.float32)
+    train_on_openings(judge.to(device), _vae(root, "decoder").to(device), root / "openings", size=HIGH)
 
 
 def _new_video(root: Path) -> VideoParts:

@@ -114,9 +114,21 @@ def test_prompts_differ_and_splits_never_meet() -> None:
     assert tuning != scene_prompts(30, (0, 2), "train")
 
 
+def test_the_share_of_two_objects_is_exact_and_spread_evenly() -> None:
+    prompts = scene_prompts(12, (0, 1), "held_out", pair_share=0.25)
+    assert [" and " in prompt for prompt in prompts] == [False, False, False, True] * 3
+    assert scene_prompts(12, (0, 1), "train", pair_share=0) == scene_prompts(12, (0, 1), "train")
+
+
+def test_more_prompts_than_there_are_is_said() -> None:
+    with pytest.raises(MagicVideoError, match="there are 595 such prompts, not 900"):
+        scene_prompts(900, (0, 1), "held_out")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"pair_share": 1.5}, "pair_share must be from 0 to 1"),
         ({"seeds": 1}, "seeds must be at least 2"),
         ({"held_out": 4}, "12 videos of 4 held-out prompts"),
         ({"tuning": {"checkpoint": "x"}}, "set by the round itself"),

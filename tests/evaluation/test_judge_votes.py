@@ -61,6 +61,26 @@ def test_image_has_no_motion_and_blur_costs_sharpness(judge: SpritesJudge) -> No
     assert soft.sharpness < 0.5 * sharp.sharpness <= 0.5
 
 
+def test_both_of_two_objects_must_be_as_asked(judge: SpritesJudge) -> None:
+    pair = "a small red star moving up and a small blue circle moving down on a snow background"
+    clip = frames_of(pair, 6)
+    right = read_frames(judge, clip, pair)
+    wrong = read_frames(judge, clip, pair.replace("blue", "green"))
+    alone = read_frames(judge, clip, "a small red star moving up on a snow background")
+    assert right.right > 0.8
+    assert wrong.attributes["colour"] < 0.1 < 0.9 < right.attributes["colour"]
+    assert alone.attributes["count"] < 0.1 < 0.9 < right.attributes["count"]
+
+
+@pytest.mark.parametrize(("motion", "sized"), [("growing", False), ("shrinking", False), ("spinning", True)])
+def test_one_frame_of_a_changing_size_is_not_asked_for_it(
+    judge: SpritesJudge, motion: str, sized: bool
+) -> None:
+    prompt = PROMPTS[0].replace("spinning", motion)
+    assert ("size" in read_frames(judge, frames_of(prompt, 1), prompt).attributes) == sized
+    assert "size" in read_frames(judge, frames_of(prompt, 6), prompt).attributes
+
+
 def test_band_makes_close_scores_the_same() -> None:
     one, two = (Reading(attributes={"colour": p}, sharpness=1) for p in (0.9, 0.7))
     assert verdict(one, two, band=0.25) == 0
@@ -68,7 +88,7 @@ def test_band_makes_close_scores_the_same() -> None:
 
 
 def test_other_prompts_are_refused(judge: SpritesJudge) -> None:
-    with pytest.raises(EvaluationError, match="no one-object sprites prompt"):
+    with pytest.raises(EvaluationError, match="no sprites prompt"):
         read_frames(judge, frames_of(PROMPTS[0], 1), "a dog on a skateboard")
 
 

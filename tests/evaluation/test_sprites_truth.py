@@ -25,6 +25,13 @@ def test_clip_shows_what_the_prompt_says() -> None:
     assert (brightest[:, 0] - brightest[:, 1:].max(1)).max() > 80
 
 
+def test_two_objects_are_drawn_left_and_right_as_the_prompt_says() -> None:
+    phrases = "a small green heart growing and a small red star moving up"
+    scene = scene_of(f"{phrases} on an ocean background", 0)
+    assert scene.caption == f"{phrases} on an ocean background"
+    assert scene.objects[0].start[0] < 0.5 < scene.objects[1].start[0]
+
+
 def test_seed_decides_what_the_prompt_leaves_open() -> None:
     system = SpritesTruth(size=32, num_frames=3)
     first, again, other = (system.generate(PROMPT, seed).frames for seed in (0, 0, 1))
@@ -38,8 +45,16 @@ def test_digest_follows_the_geometry() -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["", "a cat", PROMPT.replace("red", "brown"), "a large red star spinning", f"{PROMPT}!"]
+    "prompt",
+    [
+        "",
+        "a cat",
+        PROMPT.replace("red", "brown"),
+        "a large red star spinning",
+        f"{PROMPT}!",
+        " and ".join([PROMPT] * 3),
+    ],
 )
 def test_other_prompts_are_refused_with_an_example(prompt: str) -> None:
-    with pytest.raises(EvaluationError, match="expected the form"):
+    with pytest.raises(EvaluationError, match="in the form"):
         scene_of(prompt, 0)

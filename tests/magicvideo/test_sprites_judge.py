@@ -9,7 +9,8 @@ from magicvideo.sprites import evaluation
 from magicvideo.sprites.judge import ABSENT, FRAMES, SIDE, SpritesJudge, Verdicts, agreement, prepare, targets
 from magicvideo.sprites.render import render
 from magicvideo.sprites.scene import BACKGROUNDS, COLOURS, MOTIONS, SHAPES, SIZES, sample_scene
-from magicvideo.training.judge import judge_loss, judged_clips, train_judge
+from magicvideo.training.autoencoder import build_autoencoder
+from magicvideo.training.judge import WAVER, judge_loss, judged_clips, train_judge, train_on_openings, waver
 from magicvideo.training.loop import TrainConfig
 from magicvideo.vfi.quality import gap_quality
 
@@ -87,9 +88,31 @@ def test_training_lowers_the_loss_and_records_accuracy_on_held_out_clips(tmp_pat
     assert sum(value.numel() for value in loaded.parameters()) < 200_000
 
 
+def test_wavering_moves_pixels_a_little_and_each_frame_on_its_own() -> None:
+    side = 64
+    ramp = torch.linspace(0, 1, side).expand(1, 4, 3, side, side)
+    moved = waver(ramp, torch.Generator().manual_seed(0))
+    shift = (moved - ramp) * (side - 1) / side  # of a ramp as wide as the frame, in units of the side
+    assert 0 < float(shift.std()) < WAVER
+    assert float((moved[0, 0] - moved[0, 1]).abs().max()) > 0
+    assert torch.equal(moved, waver(ramp, torch.Generator().manual_seed(0)))
+
+
+def test_training_on_openings_reads_single_frames_and_records_them(tmp_path) -> None:
+    config = TrainConfig(steps=4, batch_size=2, learning_rate=1e-3, warmup=1, log_every=2, autocast=False)
+    torch.manual_seed(0)
+    recipe = train_on_openings(
+        SpritesJudge(), build_autoencoder(), tmp_path, config, size=48, clips=4, openings=6, held_out=4
+    )
+    assert {"object", "object_of_first_frame", "object_through_the_autoencoder"} <= set(recipe["validation"])
+    assert len(recipe["curve"]) == 2
+    SpritesJudge.from_pretrained(tmp_path / "model")
+
+
 def test_held_out_scenes_are_fixed_and_held_out() -> None:
-    scenes = evaluation.held_out_scenes(6, 1)
+    scenes = evaluation.held_out_scenes(80, 1)
     assert all(scene.held_out and len(scene.objects) == 1 for scene in scenes)
+    assert len({scene.caption for scene in scenes}) == 80
     assert [scene.caption for scene in evaluation.held_out_scenes(3, 1)] == [s.caption for s in scenes[:3]]
 
 
@@ -113,7 +136,7 @@ def test_a_linear_cross_fade_has_even_steps_and_loses_sharpness() -> None:
 def test_verdicts_resume_and_those_of_another_checkpoint_are_refused(tmp_path) -> None:
     path = tmp_path / "verdicts.jsonl"
     assert evaluation.read_verdicts(path, "this") == {}
-    path.write_text(json.dumps({"pipeline": "this", "prompt": "x"}) + '\n{"pipeline": "th')
+    path.write_text(json.dumps({"of": "this", "prompt": "x"}) + '\n{"pipeline": "th')
     assert list(evaluation.read_verdicts(path, "this")) == ["x"]
     with pytest.raises(MagicVideoError, match="another checkpoint"):
         evaluation.read_verdicts(path, "that")

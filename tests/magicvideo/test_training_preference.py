@@ -124,6 +124,15 @@ def test_smoothing_and_probability_mix_both_labels() -> None:
     assert even.item() == pytest.approx(3 * (0.5 * won + 0.5 * lost), rel=1e-4)
 
 
+def test_winner_penalty_counts_only_winners_denoised_worse() -> None:
+    better, worse = errors_of(0.099, 0.2005, 0.1, 0.2), errors_of(0.101, 0.2035, 0.1, 0.2)
+    assert better.margin(2000, 50) == better.margin(2000)
+    # Worse by 0.001, which counts 1 + 3 times; the loser is worse by 0.0035: z = -0.5 * 2000 * (4 * 0.001 - 0.0035).
+    assert worse.margin(2000, 3).item() == pytest.approx(-0.5, rel=1e-3)
+    loss = diffusion_dpo_loss(worse, beta=2000, winner_penalty=3)
+    assert loss.item() == pytest.approx(math.log1p(math.exp(0.5)), rel=1e-3)
+
+
 def test_exchanging_winner_and_loser_turns_the_margin_round() -> None:
     assert errors_of(0.1, 0.3, 0.2, 0.2).margin(10).item() == -errors_of(0.3, 0.1, 0.2, 0.2).margin(10).item()
 
@@ -292,6 +301,7 @@ def test_text_to_image_learns_from_opening_frames(pipe: MagicVideoPipeline, tmp_
         ({"method": "ppo"}, "unknown method 'ppo'; known: dpo"),
         ({"beta": 0.0}, "beta must be above 0"),
         ({"label_smoothing": 0.5}, "below 0.5"),
+        ({"winner_penalty": -1.0}, "winner_penalty must be at least 0"),
         ({"layers": "spatial+motion"}, "text-to-image has no motion modules"),
         ({"lowest_timestep": 1.0}, "lowest_timestep"),
     ],
