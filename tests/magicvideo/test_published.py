@@ -234,9 +234,8 @@ def test_a_pipeline_of_published_parts_runs_and_is_the_same_after_saving(
 
 
 def test_v2v_with_parts_of_its_own_leaves_i2v_as_it_was(config: PipelineConfig, weights: Path) -> None:
-    config = replace(
-        config, v2v=replace(config.v2v, num_inference_steps=4)
-    )  # the last of them changes nothing
+    # The last of the steps, at timestep 0, changes nothing: one alone would tell no videos apart.
+    config = replace(config, v2v=replace(config.v2v, num_inference_steps=4))
     torch.manual_seed(5)
     backbone = inflate(build_unet(), build_motion())
     attach_appearance(backbone, 24)
