@@ -69,7 +69,8 @@ class ImproveConfig:
         videos: held-out prompts whose whole videos go into a blinded study and through the gate; 0 leaves it out.
         until: last stage of those videos.
         band: scores this close are the same.
-        baselines: further methods, tuned and compared beside DPO.
+        method: how the child and its control are tuned: dpo, sft or reward-weighted.
+        baselines: further methods, tuned and compared beside the child.
         tuning: options of ``magicvideo.training.preference.PreferenceConfig``, without checkpoint and seed.
         seed: of prompts and tuning.
     """
@@ -83,6 +84,7 @@ class ImproveConfig:
     videos: int = 12
     until: str = "v2v"
     band: float = BAND
+    method: str = "dpo"
     baselines: tuple[str, ...] = ()
     tuning: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
@@ -96,6 +98,8 @@ class ImproveConfig:
             raise EvaluationError(f"pair_share must be from 0 to 1, got {self.pair_share}")
         if self.videos > self.held_out:
             raise EvaluationError(f"{self.videos} videos of {self.held_out} held-out prompts; ask for fewer")
+        if self.method in self.baselines:
+            raise EvaluationError(f"{self.method} is the child's method; a baseline is another one")
         for name in ("checkpoint", "seed", "method", "shuffle_labels"):
             if name in self.tuning:
                 raise EvaluationError(f"{name} is set by the round itself, not among the options of tuning")
@@ -134,9 +138,8 @@ def improve(
     """
     root.mkdir(parents=True, exist_ok=True)
     _claim(root, config, gate)
-    config.tuned_by(
-        "dpo", parent=config.checkpoint, seed=config.seed
-    )  # a wrong option is said before any work
+    for method in (config.method, *config.baselines):  # a wrong option is said before any work
+        config.tuned_by(method, parent=config.checkpoint, seed=config.seed)
     parent, done = config.checkpoint, []
     for number in range(1, rounds + 1):
         record = Round(root, number, parent, config, gate, say, progress).run()
@@ -242,10 +245,10 @@ class Round:
         return exported.sentence
 
     def tune(self) -> dict[str, Path | None]:
-        """Tune DPO, its control and the baselines; return every model to compare with its adapter."""
+        """Tune the child, its control and the baselines; return every model to compare with its adapter."""
         from magicvideo.training.preference import ADAPTER, tune
 
-        runs = {"child": ("dpo", False), "shuffled labels": ("dpo", True)}
+        runs = {"child": (self.config.method, False), "shuffled labels": (self.config.method, True)}
         runs |= {method: (method, False) for method in self.config.baselines}
         adapters: dict[str, Path | None] = {"parent": None}
         for name, (method, shuffle) in runs.items():

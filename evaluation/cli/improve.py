@@ -21,8 +21,11 @@ def improve(
         int, typer.Option(help="Held-out prompts whose whole videos are voted on and gated; 0 for none.")
     ] = 12,
     until: Annotated[str, typer.Option(help="Last stage of those videos: i2v, v2v or vfi.")] = "v2v",
+    method: Annotated[
+        str, typer.Option(help="How the child and its control are tuned: dpo, sft or reward-weighted.")
+    ] = "dpo",
     baseline: Annotated[
-        list[str] | None, typer.Option(help="Also tune and compare: sft, reward-weighted; repeatable.")
+        list[str] | None, typer.Option(help="Also tune and compare another method; repeatable.")
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -50,6 +53,7 @@ def improve(
         held_out_seeds=held_out_seeds,
         videos=videos,
         until=until,
+        method=method,
         baselines=tuple(baseline or ()),
         tuning=dict(parse_setting(text) for text in settings or ()),
         seed=seed,

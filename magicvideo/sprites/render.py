@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
 from magicvideo.sprites.scene import Scene, Sprite
 
@@ -44,18 +45,19 @@ class Rendered:
     flow: np.ndarray
 
 
-def render(scene: Scene, times: np.ndarray, size: int) -> Rendered:
+def render(scene: Scene, times: np.ndarray, size: int, *, rounding: float = 0.0) -> Rendered:
     """Draw ``scene`` at ``times`` ``(T,)`` in [0, 1] as ``size`` x ``size`` pixels.
 
     Deterministic: the same arguments give the same bytes. Times need not be regular, so the true frame
-    between two others is drawn by asking for it.
+    between two others is drawn by asking for it. With ``rounding`` corners are rounded off, as models draw them: the
+    shape's distance is smoothed by a Gaussian of that deviation, in units of the object's radius.
     """
     times = np.asarray(times, np.float64)
     canvas = np.repeat(_background(scene, size)[None], len(times), 0)
     mask = np.zeros((len(times), size, size), np.uint8)
     flow = np.zeros((max(len(times) - 1, 0), size, size, 2), np.float32)
     for index in reversed(range(len(scene.objects))):
-        _draw(scene.objects[index], index + 1, times, canvas, mask, flow)
+        _draw(scene.objects[index], index + 1, times, rounding, canvas, mask, flow)
     video = np.rint(np.clip(canvas, 0, 255)).astype(np.uint8)
     return Rendered(video, mask, flow)
 
@@ -74,7 +76,13 @@ def _background(scene: Scene, size: int) -> np.ndarray:
 
 
 def _draw(
-    item: Sprite, label: int, times: np.ndarray, canvas: np.ndarray, mask: np.ndarray, flow: np.ndarray
+    item: Sprite,
+    label: int,
+    times: np.ndarray,
+    rounding: float,
+    canvas: np.ndarray,
+    mask: np.ndarray,
+    flow: np.ndarray,
 ) -> None:
     """Paint one object into ``canvas``, ``mask`` and ``flow``, frame by frame inside its bounding box."""
     size = canvas.shape[1]
@@ -88,6 +96,8 @@ def _draw(
         u, v = _to_local(px[None, :] - np.float32(x), py[:, None] - np.float32(y), radius, angle)
         distance = SHAPE_DISTANCES[item.shape](u, v)
         pixels = np.float32(radius * size)
+        if rounding:
+            distance = gaussian_filter(distance, rounding * float(pixels), mode="nearest")
         alpha = np.clip(0.5 - distance * pixels, 0, 1)[..., None]
         region = canvas[t, rows, columns]
         region += alpha * (_surface(item.colour, u, v, distance, pixels) - region)

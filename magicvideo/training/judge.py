@@ -1,9 +1,11 @@
 """Train the judge of the sprites domain: on rendered clips, then on frames as decoders and denoisers leave them."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,23 +29,33 @@ PHASES = (
 # A judge of clean clips took hexagons whose corners an autoencoder had rounded for circles: of true opening frames it
 # read 99 in 100 right, of the same ones through the autoencoder 95.
 OPENINGS = TrainConfig(
-    steps=2600, batch_size=6, learning_rate=1.5e-3, seed=28, warmup=50, cooldown=0.9, ema_decay=0.998
+    steps=2500, batch_size=6, learning_rate=1.5e-3, seed=28, warmup=50, cooldown=0.9, ema_decay=0.998
 )
+ROUNDING = 0.15  # most of it at corners, in units of an object's radius
 WAVER = 0.008  # largest deviation of a wavering outline, in units of the frame's side
 
 
 def judged_clips(
-    count: int, seed: int, *, split: Split, num_objects: int | None = None
+    count: int, seed: int, *, split: Split, num_objects: Sequence[int] | None = None, rounding: float = 0.0
 ) -> tuple[Tensor, list[Scene]]:
-    """Render ``count`` clips of six frames ``(count, 6, 3, 128, 128)`` uint8, and return their scenes."""
+    """Render ``count`` clips of six frames ``(count, 6, 3, 128, 128)`` uint8, and return their scenes.
+
+    Args:
+        count: clips.
+        seed: of the scenes.
+        split: see ``sample_scene``.
+        num_objects: of the clips, in turn; as often as in the domain by default.
+        rounding: most that a clip's corners are rounded by (see ``render``).
+    """
     clips = np.empty((count, FRAMES, SIDE, SIDE, 3), np.uint8)
     scenes = []
     for index in tqdm(range(count), desc="clips to judge", mininterval=5):
         rng = np.random.default_rng([seed, index])
-        scene = sample_scene(rng, split=split, num_objects=num_objects)
+        objects = None if num_objects is None else num_objects[index % len(num_objects)]
+        scene = sample_scene(rng, split=split, num_objects=objects)
         times = np.linspace(0, 1, FRAMES)
         times[1:-1] += rng.uniform(-0.05, 0.05, FRAMES - 2)
-        clips[index] = render(scene, times, SIDE).video
+        clips[index] = render(scene, times, SIDE, rounding=rounding * rng.random()).video
         scenes.append(scene)
     return torch.from_numpy(clips).permute(0, 1, 4, 2, 3), scenes
 
@@ -76,18 +88,29 @@ def train_judge(
 
 @torch.no_grad()
 def judged_openings(
-    vae: AutoencoderTiny, count: int, size: int, seed: int, *, split: Split, num_objects: int | None = None
+    vae: AutoencoderTiny,
+    count: int,
+    size: int,
+    seed: int,
+    *,
+    split: Split,
+    num_objects: Sequence[int] = (1,),
+    rounding: float = 0.0,
 ) -> tuple[Tensor, list[Scene]]:
     """Render opening frames of ``size`` pixels and take each through ``vae``, its latents as a denoiser leaves them.
+
+    See ``judged_clips``.
 
     Returns:
         Frames ``(count, 1, 3, 128, 128)`` uint8, and their scenes.
     """
     rng, generator = np.random.default_rng([seed, 1]), torch.Generator().manual_seed(seed)
-    scenes = [sample_scene(rng, split=split, num_objects=num_objects) for _ in range(count)]
+    objects = itertools.islice(itertools.cycle(num_objects), count)
+    scenes = [sample_scene(rng, split=split, num_objects=number) for number in objects]
     frames = []
     for scene in tqdm(scenes, desc="openings to judge", mininterval=5):
-        drawn = torch.from_numpy(render(scene, np.zeros(1), size).video).permute(0, 3, 1, 2)
+        video = render(scene, np.zeros(1), size, rounding=rounding * rng.random()).video
+        drawn = torch.from_numpy(video).permute(0, 3, 1, 2)
         latents = encode_frames(vae, drawn).to(vae.device, torch.float32)
         unit = latents.std((2, 3), keepdim=True)
         with torch.autocast(vae.device.type, torch.bfloat16):
@@ -105,7 +128,7 @@ def train_on_openings(
     *,
     size: int = 264,
     clips: int = 1500,
-    openings: int = 5000,
+    openings: int = 4000,
     held_out: int = 512,
 ) -> dict[str, object]:
     """Train ``judge`` further into ``folder``, on clips and on as many opening frames, all with wavering outlines.
@@ -117,17 +140,19 @@ def train_on_openings(
         The recipe, with the accuracy on ``held_out`` clips, their first frames, and opening frames through ``vae``.
     """
     judge.to(memory_format=torch.channels_last).train().requires_grad_()
-    pool, scenes = judged_clips(clips, config.seed, split="train")
-    stills, still_scenes = judged_openings(vae, openings, size, config.seed, split="train")
+    shown: dict[str, Any] = {"split": "train", "num_objects": (1, 2), "rounding": ROUNDING}
+    pool, scenes = judged_clips(clips, config.seed, **shown)
+    stills, still_scenes = judged_openings(vae, openings, size, config.seed, **shown)
     of_clips = _loss_on(judge, pool, targets(scenes), config, wavering=True)
     singles = replace(config, batch_size=config.batch_size * FRAMES)
     of_openings = _loss_on(judge, stills, targets(still_scenes), singles, wavering=True)
 
     def validate() -> dict[str, float]:
-        frames, truth = judged_openings(vae, held_out, size, 9, split="held_out", num_objects=1)
+        frames, truth = judged_openings(vae, held_out, size, 9, split="held_out")
         seen = agreement(judge.eval().judge(frames), truth)
         through = {f"{name}_through_the_autoencoder": _mean(values) for name, values in seen.items()}
-        return _accuracy(judge, held_out) | through
+        pairs = {f"{name}_of_two": value for name, value in _accuracy(judge, held_out, objects=2).items()}
+        return _accuracy(judge, held_out) | through | pairs
 
     def loss_of(step: int) -> Tensor:
         return of_clips(step) + of_openings(step)
@@ -156,9 +181,9 @@ def _loss_on(
     return loss_of
 
 
-def _accuracy(judge: SpritesJudge, count: int) -> dict[str, float]:
-    """Return the share of held-out clips of one object that the judge reads right, whole and by first frame."""
-    clips, truth = judged_clips(count, 9, split="held_out", num_objects=1)
+def _accuracy(judge: SpritesJudge, count: int, *, objects: int = 1) -> dict[str, float]:
+    """Return the share of held-out clips of so many objects that the judge reads right, whole and by first frame."""
+    clips, truth = judged_clips(count, 9, split="held_out", num_objects=(objects,))
     whole = agreement(judge.eval().judge(clips), truth)
     opening = agreement(judge.judge(clips[:, :1]), truth)
     judge.train()

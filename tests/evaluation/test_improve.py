@@ -128,6 +128,7 @@ def test_more_prompts_than_there_are_is_said() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"baselines": ("sft", "dpo")}, "dpo is the child's method"),
         ({"pair_share": 1.5}, "pair_share must be from 0 to 1"),
         ({"seeds": 1}, "seeds must be at least 2"),
         ({"held_out": 4}, "12 videos of 4 held-out prompts"),

@@ -118,6 +118,22 @@ def test_edges_are_antialiased() -> None:
     assert len(np.unique(frame.reshape(-1, 3), axis=0)) > 100
 
 
+def test_rounding_takes_corners_off_and_leaves_sides_where_they_are() -> None:
+    scene = scene_of(shape="square", size="large", motion="standing still")
+    x, y, radius, angle = scene.objects[0].start
+    sharp, blunt = (render(scene, np.zeros(1), 200, rounding=share).mask[0] > 0 for share in (0.0, 0.15))
+
+    def reach(mask: np.ndarray, direction: float) -> float:
+        """Return how far the object reaches from its centre, in units of its radius."""
+        steps = np.arange(0, 1.3, 0.005)
+        columns = (200 * (x + radius * steps * np.cos(direction + angle))).astype(int)
+        rows = (200 * (y + radius * steps * np.sin(direction + angle))).astype(int)
+        return float(steps[mask[rows.clip(0, 199), columns.clip(0, 199)]].max())
+
+    assert reach(blunt, 0.0) == pytest.approx(reach(sharp, 0.0), abs=0.03)
+    assert reach(blunt, np.pi / 4) < reach(sharp, np.pi / 4) - 0.08
+
+
 def test_unknown_attribute_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown shape 'blob'; known: circle"):
         scene_of(shape="blob")

@@ -65,7 +65,7 @@ def test_a_single_image_has_no_motion(judge: SpritesJudge) -> None:
 
 
 def test_untrained_loss_is_that_of_guessing() -> None:
-    clips, scenes = judged_clips(2, 0, split="train", num_objects=2)
+    clips, scenes = judged_clips(2, 0, split="train", num_objects=(2,))
     sizes = {"size": SIZES, "colour": COLOURS, "shape": SHAPES}
     logits = {name: torch.zeros(2, FRAMES, 2, len(words)) for name, words in sizes.items()}
     logits |= {
