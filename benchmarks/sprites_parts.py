@@ -1,6 +1,6 @@
 """What each part of the embedded checkpoint is worth at its own stage, on held-out prompts, paired.
 
-Usage: python benchmarks/sprites_parts.py [--prompts 128] [--cache FOLDER] [--threads 2] [--json FILE]
+Usage: python benchmarks/sprites_parts.py [--prompts 128] [--stage i2v] [--cache FOLDER] [--threads 2] [--json FILE]
 
 I2V without ControlNet, appearance encoder or noise prior: likeness to the reference image. V2V against plain
 enlargement: sharpness and attributes at full size. Frames in between against repeated and blended ones. Nothing runs
@@ -32,6 +32,7 @@ from metrics.functional.reference import adherence
 
 I2V_ARMS = ("-controlnet", "-appearance", "-prior")
 KINDS = ("repeat", "blend")
+STAGES = ("i2v", "v2v", "vfi")
 
 
 def main() -> None:
@@ -39,6 +40,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--prompts", type=int, default=128)
+    parser.add_argument("--stage", choices=STAGES, help="of this one alone; all by default")
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
@@ -49,7 +51,7 @@ def main() -> None:
     rows = [
         {"prompt": scene.caption, "arm": arm, "measure": name, "full": full, "without": without}
         for scene in tqdm(held_out_scenes(options.prompts, 1), desc="held-out prompts", mininterval=5)
-        for arm, name, full, without in compared(pipe, judge, encoder, scene)
+        for arm, name, full, without in compared(pipe, judge, encoder, scene, options.stage)
     ]
     table = summary(pd.DataFrame(rows))
     print(table.to_string(index=False, float_format="{:.4f}".format))
@@ -59,23 +61,30 @@ def main() -> None:
 
 @torch.inference_mode()
 def compared(
-    pipe: MagicVideoPipeline, judge: SpritesJudge, encoder: torch.nn.Module, scene: Scene
+    pipe: MagicVideoPipeline,
+    judge: SpritesJudge,
+    encoder: torch.nn.Module,
+    scene: Scene,
+    only: str | None,
 ) -> Iterator[tuple[str, str, float, float]]:
     """Yield arm, measure, and its value with and without the part."""
-    full = stages(pipe, scene, "full", "vfi")
-    with_all = likeness(encoder, full["i2v"], full["t2i"])
-    for arm in I2V_ARMS:
-        without = likeness(encoder, stages(pipe, scene, arm, "i2v")["i2v"], full["t2i"])
-        for name, value in with_all.items():
-            yield arm, name, value, without[name]
-    enlarged = stages(pipe, scene, "-v2v", "v2v")["v2v"]
-    for name, value in attributes(judge, full["v2v"], scene).items():
-        yield "-v2v", name, value, attributes(judge, enlarged, scene)[name]
-    smooth = smoothness(full["vfi"].float() / 255)
-    for kind in KINDS:
-        crude = smoothness(in_between(pipe, full["v2v"], kind))
-        for name, value in smooth.items():
-            yield f"vfi {kind}", name, value, crude[name]
+    full = stages(pipe, scene, "full", only or "vfi")
+    if only in (None, "i2v"):
+        with_all = likeness(encoder, full["i2v"], full["t2i"])
+        for arm in I2V_ARMS:
+            without = likeness(encoder, stages(pipe, scene, arm, "i2v")["i2v"], full["t2i"])
+            for name, value in with_all.items():
+                yield arm, name, value, without[name]
+    if only in (None, "v2v"):
+        enlarged = attributes(judge, stages(pipe, scene, "-v2v", "v2v")["v2v"], scene)
+        for name, value in attributes(judge, full["v2v"], scene).items():
+            yield "-v2v", name, value, enlarged[name]
+    if only in (None, "vfi"):
+        smooth = smoothness(full["vfi"].float() / 255)
+        for kind in KINDS:
+            crude = smoothness(in_between(pipe, full["v2v"], kind))
+            for name, value in smooth.items():
+                yield f"vfi {kind}", name, value, crude[name]
 
 
 def stages(pipe: MagicVideoPipeline, scene: Scene, arm: str, last: str) -> dict[str, Tensor]:

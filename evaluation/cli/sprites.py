@@ -22,8 +22,15 @@ def evaluate(
     folder: Annotated[
         Path, typer.Option(help="Working folder; an interrupted evaluation goes on from what is in it.")
     ] = Path("sprites-evaluation"),
-    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts of one object.")] = 256,
-    pair_prompts: Annotated[int, typer.Option(min=0, help="Held-out prompts of two objects.")] = 64,
+    prompts: Annotated[
+        int, typer.Option(min=1, help="Held-out prompts of one object that become videos.")
+    ] = 256,
+    references: Annotated[
+        int, typer.Option(min=1, help="Held-out prompts of one object that become reference images.")
+    ] = 256,
+    pair_prompts: Annotated[
+        int, typer.Option(min=0, help="Held-out prompts of two objects that become both.")
+    ] = 64,
     cache: Annotated[
         Path | None,
         typer.Option(help="Keeps what stages made (30 MB a prompt), for another evaluation to read again."),
@@ -41,7 +48,7 @@ def evaluate(
 
     torch.set_num_threads(threads)
     pipe = MagicVideoPipeline.from_pretrained(checkpoint, cache_dir=cache)
-    rows = as_rows(run(pipe, folder, prompts=prompts, pair_prompts=pair_prompts))
+    rows = as_rows(run(pipe, folder, prompts=prompts, references=references, pair_prompts=pair_prompts))
     shown = pandas.DataFrame(rows)[["name", "value", "low", "high", "wanted", "most", "reached", "n"]]
     typer.echo(shown.to_string(index=False, na_rep="", float_format="{:.3f}".format))
     if json_file is not None:

@@ -1,12 +1,13 @@
 """The table of bars of a sprites checkpoint: what it draws on held-out prompts, read by the judge.
 
 Prompts, seeds and the held-out combinations are fixed, so two checkpoints are asked the same. Every finished prompt
-is a line of ``verdicts.jsonl`` in the working folder; an evaluation that was interrupted goes on from there.
+is a line of ``references.jsonl`` or ``verdicts.jsonl`` in the working folder; an evaluation that was interrupted goes
+on from there.
 """
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def evaluate(
     folder: Path,
     *,
     prompts: int = PROMPTS,
+    references: int = PROMPTS,
     pair_prompts: int = PAIR_PROMPTS,
     judge: SpritesJudge | None = None,
 ) -> list[Bar]:
@@ -81,27 +83,45 @@ def evaluate(
 
     Args:
         pipe: the pipeline of a sprites checkpoint.
-        folder: for ``verdicts.jsonl``; verdicts already there are of use only for the same pipeline and judge.
-        prompts: how many prompts of one object.
-        pair_prompts: how many of two objects.
+        folder: for the verdicts; those already there are of use only for the same pipeline and judge.
+        prompts: how many prompts of one object become videos.
+        references: how many become reference images, which take a second each.
+        pair_prompts: how many prompts of two objects become both.
         judge: the embedded one by default.
 
     Raises:
         MagicVideoError: ``folder`` holds the verdicts of another pipeline or judge.
     """
     judge = judge or load_judge()
-    scenes = [*held_out_scenes(prompts, 1), *held_out_scenes(pair_prompts, 2)]
-    rows = list(_verdicts(pipe, judge, scenes, folder))
+    two = held_out_scenes(pair_prompts, 2)
+    identity = f"{pipe.digest()} {part_digest(judge)[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def read_image(scene: Scene) -> dict[str, Any]:
+        image = pipe.reference_image(scene.caption, seed=0)
+        return {
+            name: bool(value) for name, value in agreement(judge.judge(image[None, None]), [scene]).items()
+        }
+
+    def read_video(scene: Scene) -> dict[str, Any]:
+        return read_result(judge, pipe(scene.caption, seed=0, progress=False), scene)
+
+    asked = [*held_out_scenes(references, 1), *two]
+    images = list(_verdicts(folder / "references.jsonl", identity, asked, read_image))
+    rows = list(
+        _verdicts(folder / "verdicts.jsonl", identity, [*held_out_scenes(prompts, 1), *two], read_video)
+    )
     single, pairs = rows[:prompts], rows[prompts:]
     table = [*judge_bars(judge, pipe), autoencoder_bar(pipe)]
     table += [
-        _share("reference image: shape and colour", single, "reference_object", 0.90),
-        _share("reference image: background", single, "reference_background", 0.90),
-        _share("final video: shape and colour", single, "final_object", 0.85),
-        _share("final video: motion", single, "final_motion", 0.80),
-        _share("final video: background", single, "final_background", 0.90),
-        _share("two objects, final video: shapes and colours", pairs, "final_object", None),
-        _share("two objects, final video: motions", pairs, "final_motion", None),
+        _share("reference image: shape and colour", images[:references], "object", 0.90),
+        _share("reference image: background", images[:references], "background", 0.90),
+        _share("final video: shape and colour", single, "object", 0.85),
+        _share("final video: motion", single, "motion", 0.80),
+        _share("final video: background", single, "background", 0.90),
+        _share("two objects, reference image: shapes and colours", images[references:], "object", None),
+        _share("two objects, final video: shapes and colours", pairs, "object", None),
+        _share("two objects, final video: motions", pairs, "motion", None),
         _mean("cadence ratio on generated keyframes", single, "cadence_ratio", 1.05, most=True),
         _mean("sharpness of generated in-between frames, of keyframes", single, "sharpness", 0.99),
         diversity_bar(pipe),
@@ -170,16 +190,13 @@ def diversity_bar(pipe: MagicVideoPipeline, count: int = DIVERSITY_PROMPTS) -> B
 
 
 def _verdicts(
-    pipe: MagicVideoPipeline, judge: SpritesJudge, scenes: list[Scene], folder: Path
+    path: Path, identity: str, scenes: list[Scene], read: Callable[[Scene], dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
     """Yield one row a scene, from the file or new."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, identity = folder / "verdicts.jsonl", f"{pipe.digest()} {part_digest(judge)[:16]}"
     known = read_verdicts(path, identity)
-    for scene in tqdm(scenes, desc="held-out prompts", mininterval=5):
+    for scene in tqdm(scenes, desc=path.stem, mininterval=5):
         if scene.caption not in known:
-            result = pipe(scene.caption, seed=0, progress=False)
-            row = {"of": identity, "prompt": scene.caption} | read_result(judge, result, scene)
+            row = {"of": identity, "prompt": scene.caption} | read(scene)
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             known[scene.caption] = row
@@ -203,11 +220,9 @@ def read_verdicts(path: Path, identity: str) -> dict[str, dict[str, Any]]:
 
 
 def read_result(judge: SpritesJudge, result: VideoResult, scene: Scene) -> dict[str, float | bool]:
-    """Judge one finished video against its scene: the reference image, the video, and the frames in between."""
-    reference = agreement(judge.judge(result.stages["t2i"][None]), [scene])
+    """Judge one finished video against its scene, and its frames in between by themselves."""
     final = agreement(judge.judge(result.frames[None]), [scene])
-    row: dict[str, float | bool] = {f"reference_{name}": bool(value) for name, value in reference.items()}
-    row |= {f"final_{name}": bool(value) for name, value in final.items()}
+    row: dict[str, float | bool] = {name: bool(value) for name, value in final.items()}
     factor = (len(result.frames) - 1) // max(len(result.stages["v2v"]) - 1, 1)
     if factor == 3:
         row |= gap_quality(result.frames.float() / 255)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from magicvideo.errors import MagicVideoError
+from magicvideo.pipeline import MagicVideoPipeline
 from magicvideo.sprites import evaluation
 from magicvideo.sprites.judge import ABSENT, FRAMES, SIDE, SpritesJudge, Verdicts, agreement, prepare, targets
 from magicvideo.sprites.render import render
@@ -131,6 +132,27 @@ def test_a_linear_cross_fade_has_even_steps_and_loses_sharpness() -> None:
     found = gap_quality(clip.float() / 255)
     assert found["cadence_ratio"] == pytest.approx(1.0, abs=0.02)
     assert found["sharpness"] == pytest.approx(5 / 9, abs=0.03)  # variance of a blend of independent noise
+
+
+def test_an_evaluation_asks_more_of_images_than_of_videos_and_goes_on_where_it_was(
+    pipe: MagicVideoPipeline, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(evaluation, "REAL_CLIPS", 4)
+    asked = {"prompts": 1, "references": 3, "pair_prompts": 1}
+    table = {bar.name: bar for bar in evaluation.evaluate(pipe, tmp_path, **asked)}
+    assert table["reference image: shape and colour"].n == 3
+    assert table["final video: motion"].n == 1
+    assert table["two objects, reference image: shapes and colours"].n == 1
+    assert table["judge on real first frames: shape and colour"].n == 4
+    lines = {
+        name: (tmp_path / f"{name}.jsonl").read_text().splitlines() for name in ("references", "verdicts")
+    }
+    assert [len(found) for found in lines.values()] == [4, 2]
+    again = {bar.name: bar for bar in evaluation.evaluate(pipe, tmp_path, **asked)}
+    assert again == table
+    assert (tmp_path / "verdicts.jsonl").read_text().splitlines() == lines["verdicts"]
+    with pytest.raises(MagicVideoError, match="or judge"):
+        evaluation.evaluate(pipe, tmp_path, judge=SpritesJudge().eval(), **asked)
 
 
 def test_verdicts_resume_and_those_of_another_checkpoint_are_refused(tmp_path) -> None:
