@@ -216,11 +216,14 @@ def save_components(parts: Components, folder: Path) -> None:
         parts.use_appearance("v2v")
         save_file(export_appearance(parts.v2v_unet), folder / "v2v_appearance.safetensors")
         parts.use_appearance("i2v")
+    forget_origins(folder)
+
+
+def forget_origins(folder: Path) -> None:
+    """Take out of the parts' configurations where each was once loaded from, which says nothing elsewhere."""
     for path in folder.glob("*/config.json"):
         config = json.loads(path.read_text())
-        if (
-            config.pop("_name_or_path", None) is not None
-        ):  # where a part once came from says nothing elsewhere
+        if config.pop("_name_or_path", None) is not None:
             path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

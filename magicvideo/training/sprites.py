@@ -19,7 +19,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from magicvideo.appearance import attach_appearance
 from magicvideo.backbone import extract_motion_adapter, inflate, zero_motion_output
-from magicvideo.components import Components, load_components, save_components
+from magicvideo.components import Components, forget_origins, load_components, save_components
 from magicvideo.errors import MagicVideoError
 from magicvideo.noise_prior import MIXED_SHARE
 from magicvideo.pipeline import check_device
@@ -154,6 +154,7 @@ def assemble(root: Path, folder: Path) -> None:
     for stage in RECIPES:
         shutil.copy(root / stage / "recipe.json", temporary / f"recipe-{stage}.json")
     shutil.copytree(_existing(root / "openings" / "model"), temporary / "judge")
+    forget_origins(temporary)
     shutil.copytree(interpolator, temporary / "interpolator", dirs_exist_ok=True)  # with its recipe
     digests = {
         str(path.relative_to(temporary)): sha256_of(path) for path in sorted(temporary.rglob("*.safetensors"))

@@ -1,5 +1,7 @@
 """How each denoiser and autoencoder stage of the sprites recipe is trained; see ``magicvideo.training.sprites``."""
 
+from dataclasses import replace
+
 from magicvideo.training.loop import TrainConfig
 
 AUTOENCODER = TrainConfig(
@@ -71,18 +73,7 @@ POLISHING = TrainConfig(
     ema_decay=0.996,
     save_every=200,
 )
-FITTING = TrainConfig(
-    steps=800,
-    batch_size=4,
-    learning_rate=6e-4,
-    optimizer="muon",
-    seed=8,
-    warmup=20,
-    cooldown=0.9,
-    ema_decay=0.985,
-    save_every=60,
-    log_every=20,
-)
+FITTING = replace(SETTLING, steps=800, seed=8)
 V2V = TrainConfig(
     steps=160,
     batch_size=2,

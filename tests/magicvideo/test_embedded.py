@@ -34,6 +34,12 @@ def star(pipe: MagicVideoPipeline) -> VideoResult:
     return pipe(STAR, progress=False)
 
 
+def test_no_configuration_tells_where_its_part_was_made() -> None:
+    configs = list(FOLDER.glob("*/config.json"))
+    assert configs
+    assert not [path for path in configs if "_name_or_path" in path.read_text()]
+
+
 @pytest.fixture(scope="module")
 def demo_images(pipe: MagicVideoPipeline) -> torch.Tensor:
     return torch.stack([pipe.reference_image(prompt) for prompt in demo_prompts()])
