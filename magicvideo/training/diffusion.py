@@ -34,11 +34,13 @@ class LatentPool:
         latents: ``(N, 4, h, w)`` float16.
         tokens: ``(N, L)`` token ids.
         objects: ``(N, 1, h, w)`` float16, the share of each latent pixel that objects cover.
+        rows: indices of the frames to draw from, all by default; one that stands there twice is seen twice as often.
     """
 
     latents: torch.Tensor
     tokens: torch.Tensor
     objects: torch.Tensor
+    rows: torch.Tensor | None = None
 
 
 @torch.no_grad()
@@ -145,7 +147,7 @@ class ImageBatches:
         generator = torch_generator(rng)
         shares = np.array([share for *_, share in self.pools])
         pool, batch, _ = self.pools[int(rng.choice(len(shares), p=shares / shares.sum()))]
-        which = torch.randint(len(pool.latents), (batch,), generator=generator)
+        which = draw_rows(pool, batch, generator)
         latents = pool.latents[which].float()
         timesteps = draw_timesteps(batch, len(self.alphas), MIDDLE_NOISE, MIDDLE_NOISE_SHARE, generator)
         noise = torch.randn(latents.shape, generator=generator)
@@ -186,6 +188,7 @@ class VideoPool:
         positions: ``(N, T)`` where in the clip of ``NUM_FRAMES`` each of the ``T`` stored frames stands.
         start: ``(N, T, 4, h, w)`` float16 latents that noise is added to where they differ from ``latents``
             (V2V: the low-resolution clip brought to size), else None.
+        rows: indices of the clips to draw from, as in ``LatentPool``.
     """
 
     latents: torch.Tensor
@@ -194,6 +197,7 @@ class VideoPool:
     objects: torch.Tensor
     positions: torch.Tensor
     start: torch.Tensor | None = None
+    rows: torch.Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +209,12 @@ class VideoParts:
     controlnet: ControlNetModel
     image_encoder: CLIPVisionModelWithProjection
     text_encoder: CLIPTextModel
+
+
+def draw_rows(pool: LatentPool | VideoPool, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Draw the indices ``(count,)`` of a batch from a pool's rows, or from all it has."""
+    rows = torch.arange(len(pool.latents)) if pool.rows is None else pool.rows
+    return rows[torch.randint(len(rows), (count,), generator=generator)]
 
 
 class VideoBatches:
@@ -222,17 +232,14 @@ class VideoBatches:
         frames: int,
         timesteps: tuple[int, int] = (0, 1000),
         shared_noise: float = 0.0,
-        rows: torch.Tensor | None = None,
     ) -> None:
         """Draw ``clips`` clips a step and ``frames`` frames of each.
 
         Noise is drawn between the two ``timesteps``; ``shared_noise`` is the share of its variance that all
-        frames of a clip have in common (see the prior ``mixed``). ``rows`` are the clips to draw from, all by
-        default; one that stands there twice is seen twice as often.
+        frames of a clip have in common (see the prior ``mixed``).
         """
         self.shared_noise = shared_noise
         self.pool, self.parts, self.seed = pool, parts, seed
-        self.rows = torch.arange(len(pool.latents)) if rows is None else rows
         self.clips, self.frames, self.timesteps = clips, frames, timesteps
         self.empty = tokenize(tokenizer, [""])
         self.alphas = scheduler.alphas_cumprod
@@ -244,7 +251,7 @@ class VideoBatches:
     def loss(self, step: int) -> torch.Tensor:
         """Return the error of one batch, a function of ``(seed, step)`` alone."""
         generator = torch_generator(step_rng(self.seed, step))
-        which = self.rows[torch.randint(len(self.rows), (self.clips,), generator=generator)]
+        which = draw_rows(self.pool, self.clips, generator)
         indices = self._frame_indices(generator)
         clean = self._frames(self.pool.latents, which, indices)
         start = clean if self.pool.start is None else self._frames(self.pool.start, which, indices)

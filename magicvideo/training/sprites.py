@@ -6,15 +6,12 @@ was interrupted resumes. What a stage needs from another it reads from that stag
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 from safetensors.torch import load_file
-from torch.nn.functional import avg_pool2d
-from tqdm import tqdm
 from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
 from magicvideo.appearance import attach_appearance
@@ -25,8 +22,6 @@ from magicvideo.noise_prior import MIXED_SHARE
 from magicvideo.pipeline import check_device
 from magicvideo.sprites import architecture
 from magicvideo.sprites.judge import SpritesJudge
-from magicvideo.sprites.render import frame_times, render
-from magicvideo.sprites.scene import sample_scene
 from magicvideo.training.autoencoder import build_autoencoder, train_autoencoder
 from magicvideo.training.data import frame_pool
 from magicvideo.training.diffusion import (
@@ -35,9 +30,6 @@ from magicvideo.training.diffusion import (
     VideoBatches,
     VideoParts,
     VideoPool,
-    degrade,
-    encode_frames,
-    tokenize,
     train_image_layers,
     train_image_to_video,
     train_own_layers,
@@ -50,19 +42,24 @@ from magicvideo.training.loop import TrainConfig, save_tensors, sha256_of, write
 from magicvideo.training.sprites_configs import (
     AUTOENCODER,
     CLOSING,
+    CORNERS,
     DECODER,
+    EXTREMES,
     FITTING,
+    HIGH,
     I2V,
     IMAGE_SHARE,
+    LOW,
     POLISHING,
+    REFITTING,
     SETTLING,
     T2I,
     V2V,
 )
+from magicvideo.training.sprites_pools import make_pools, seen_often
 from magicvideo.training.vfi import train_vfi
 from magicvideo.vfi.interpolator import Interpolator
 
-LOW, HIGH = 152, 264  # sides of I2V's and V2V's frames in pixels
 ALL_STAGES = (
     "autoencoder",
     "decoder",
@@ -73,6 +70,9 @@ ALL_STAGES = (
     "settling",
     "polishing",
     "fitting",
+    "corners",
+    "extremes",
+    "refitting",
     "v2v",
     "interpolator",
     "judge",
@@ -80,19 +80,8 @@ ALL_STAGES = (
     "assemble",
 )
 
-RECIPES = (
-    "autoencoder",
-    "decoder",
-    "t2i",
-    "i2v",
-    "closing",
-    "settling",
-    "polishing",
-    "fitting",
-    "v2v",
-    "judge",
-    "openings",
-)
+# Stages that leave a recipe.json of their own; the interpolator's is in its model's folder.
+RECIPES = tuple(name for name in ALL_STAGES if name not in ("pools", "interpolator", "assemble"))
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
 
@@ -111,7 +100,10 @@ def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -
         "closing": lambda: _closing(root, device),
         "settling": lambda: _settling(root, device),
         "polishing": lambda: _polishing(root, device),
-        "fitting": lambda: _fitting(root, device),
+        "fitting": lambda: _fit(root, device, "polishing", FITTING, "fitting"),
+        "corners": lambda: _corners(root, device),
+        "extremes": lambda: _extremes(root, device),
+        "refitting": lambda: _fit(root, device, "extremes", REFITTING, "refitting"),
         "v2v": lambda: _v2v(root, device),
         "interpolator": lambda: _interpolator(root, device),
         "judge": lambda: train_judge(root / "judge", device=device),
@@ -128,7 +120,7 @@ def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -
 def assemble(root: Path, folder: Path) -> None:
     """Write the trained parts as a checkpoint in float16, with recipes and digests beside them."""
     interpolator = _existing(root / "interpolator" / "model")
-    i2v, v2v = _load_video(root, "fitting"), _load_video(root, "v2v")
+    i2v, v2v = _load_video(root, "refitting"), _load_video(root, "v2v")
     like = architecture.build_motion_adapter()
     tokenizer, vae = _tokenizer(root), _vae(root, "decoder")
     parts = Components(
@@ -188,70 +180,7 @@ def _decoder(root: Path, device: str) -> None:
 
 
 def _pools(root: Path, device: str) -> None:
-    """Render and encode all training data, each pool once."""
-    vae, tokenizer = _vae(root).to(device), _tokenizer(root)
-    folder = root / "pools"
-    folder.mkdir(exist_ok=True)
-    makers: dict[str, Callable[[], dict[str, torch.Tensor]]] = {
-        "frames_low": lambda: _frame_latents(vae, tokenizer, 30_000, LOW, 61),
-        "frames_high": lambda: _frame_latents(vae, tokenizer, 12_000, HIGH, 62),
-        "clips_low": lambda: _clip_latents(vae, tokenizer, 2000, LOW, 21, stride=1),
-        "clips_high": lambda: _clip_latents(vae, tokenizer, 200, HIGH, 22, stride=2),
-    }
-    for name, make in makers.items():
-        path = folder / f"{name}.safetensors"
-        if not path.exists():
-            save_tensors(path, make())
-
-
-def _frame_latents(
-    vae: AutoencoderTiny, tokenizer: CLIPTokenizer, count: int, size: int, seed: int
-) -> dict[str, torch.Tensor]:
-    latents, captions, objects = [], [], []
-    for start in tqdm(range(0, count, 1000), desc=f"encoding frames of {size} px"):
-        pool = frame_pool(1000, size, seed * 1000 + start, progress=False)
-        latents.append(encode_frames(vae, pool.frames))
-        captions += pool.captions
-        objects.append(avg_pool2d(pool.masks[:, None].float(), 8).half())
-    return {
-        "latents": torch.cat(latents),
-        "tokens": tokenize(tokenizer, captions),
-        "objects": torch.cat(objects),
-    }
-
-
-def _clip_latents(
-    vae: AutoencoderTiny, tokenizer: CLIPTokenizer, count: int, size: int, seed: int, *, stride: int
-) -> dict[str, torch.Tensor]:
-    """Encode clips; at high resolution every second frame only, and what V2V starts from beside them."""
-    names = ("latents", "references", "objects", "positions", "start")
-    rows: dict[str, list[torch.Tensor]] = {name: [] for name in names}
-    captions = []
-    for index in tqdm(range(count), desc=f"encoding clips of {size} px", mininterval=5):
-        scene = sample_scene(np.random.default_rng([seed, index]))
-        positions = torch.arange(index % stride, architecture.NUM_FRAMES, stride)
-        times = frame_times(architecture.NUM_FRAMES)[positions.numpy()]
-        captions.append(scene.caption)
-        drawn = render(scene, times, size)
-        rows["latents"].append(encode_frames(vae, _frames(drawn.video)))
-        rows["objects"].append(_cover(drawn.mask))
-        rows["references"].append(_frames(render(scene, np.zeros(1), size).video)[0])
-        rows["positions"].append(positions)
-        if size == HIGH:
-            generator = torch.Generator().manual_seed(index)
-            low = _frames(render(scene, times, LOW).video)
-            rows["start"].append(encode_frames(vae, degrade(vae, low, size, generator)))
-    stacked = {key: torch.stack(value) for key, value in rows.items() if value}
-    return {**stacked, "tokens": tokenize(tokenizer, captions)}
-
-
-def _cover(mask: np.ndarray) -> torch.Tensor:
-    """Return the share of each latent pixel that objects cover: ``(T, S, S)`` to ``(T, 1, S / 8, S / 8)``."""
-    return avg_pool2d(torch.from_numpy(mask > 0)[:, None].float(), 8).half()
-
-
-def _frames(video: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(video).permute(0, 3, 1, 2).contiguous()
+    make_pools(_vae(root).to(device), _tokenizer(root), root / "pools")
 
 
 def _t2i(root: Path, device: str) -> None:
@@ -290,29 +219,42 @@ def _settling(root: Path, device: str) -> None:
     """Bring the spatial layers back to the image model, all but those that read the text, and fit the rest to them."""
     parts, image = _load_video(root, "closing"), _new_video(root)
     mix(parts.image_unet, image.image_unet, IMAGE_SHARE, keep="attn2")
-    videos = _low_clips(root, _to(device, parts), SETTLING)
+    videos = _low_clips(root, _to(device, parts), SETTLING, {})
     train_own_layers(videos, SETTLING, root / "settling")
     _save_video(parts, root / "settling")
 
 
 def _polishing(root: Path, device: str) -> None:
     """Train the spatial layers that do not read the text further on images, mostly at the reference image's size."""
-    parts = _to(device, _load_video(root, "settling"))
+    _train_images(root, _to(device, _load_video(root, "settling")), POLISHING, "polishing", {})
+
+
+def _corners(root: Path, device: str) -> None:
+    """Go on with hexagons more often: their corners came out round in two of five images."""
+    _train_images(root, _to(device, _load_video(root, "fitting")), CORNERS, "corners", {"hexagon": 3})
+
+
+def _extremes(root: Path, device: str) -> None:
+    """Go on with the largest objects, half of which still came out torn, and the smallest more often too."""
+    often = {"hexagon": 3, "large shrinking": 5, "small growing": 3}
+    _train_images(root, _to(device, _load_video(root, "corners")), EXTREMES, "extremes", often)
+
+
+def _train_images(
+    root: Path, parts: VideoParts, config: TrainConfig, stage: str, often: Mapping[str, int]
+) -> None:
     parts.text_encoder.requires_grad_(False)
-    images = _images(root, parts, POLISHING, (0.3, 0.7), compile_unet=True)
-    train_image_layers(images, POLISHING, root / "polishing", keep="attn2")
-    _save_video(parts, root / "polishing")
+    images = _images(root, parts, config, (0.3, 0.7), compile_unet=True, often=often)
+    train_image_layers(images, config, root / stage, keep="attn2")
+    _save_video(parts, root / stage)
 
 
-def _fitting(root: Path, device: str) -> None:
-    """Fit I2V's own layers to the polished ones, on spinning objects, which it learns last, three times as often."""
-    parts = _to(device, _load_video(root, "polishing"))
-    pool = _video_pool(root, "clips_low")
-    spinning = (pool.tokens == _tokenizer(root).convert_tokens_to_ids("spinning</w>")).any(1)
-    rows = torch.arange(len(spinning)).repeat_interleave(1 + 2 * spinning)
-    videos = _low_clips(root, parts, FITTING, rows)
-    train_own_layers(videos, FITTING, root / "fitting")
-    _save_video(parts, root / "fitting")
+def _fit(root: Path, device: str, before: str, config: TrainConfig, stage: str) -> None:
+    """Fit I2V's own layers to the others, on spinning objects, which it learns last, three times as often."""
+    parts = _to(device, _load_video(root, before))
+    videos = _low_clips(root, parts, config, {"spinning": 3})
+    train_own_layers(videos, config, root / stage)
+    _save_video(parts, root / stage)
 
 
 @torch.no_grad()
@@ -324,20 +266,18 @@ def mix(module: torch.nn.Module, other: torch.nn.Module, share: float, keep: str
             value.lerp_(others[name], share)
 
 
-def _low_clips(
-    root: Path, parts: VideoParts, config: TrainConfig, rows: torch.Tensor | None = None
-) -> VideoBatches:
+def _low_clips(root: Path, parts: VideoParts, config: TrainConfig, often: Mapping[str, int]) -> VideoBatches:
     """Return I2V's batches; their frames share half their noise and so hold together much earlier."""
+    tokenizer = _tokenizer(root)
     return VideoBatches(
-        _video_pool(root, "clips_low"),
+        seen_often(_video_pool(root, "clips_low"), tokenizer, often),
         parts,
-        _tokenizer(root),
+        tokenizer,
         architecture.build_scheduler(),
         seed=config.seed,
         clips=config.batch_size,
         frames=FRAMES,
         shared_noise=MIXED_SHARE,
-        rows=rows,
     )
 
 
@@ -352,20 +292,31 @@ def _train_joint(
     compile_unet: bool = False,
 ) -> None:
     """Train ``parts`` on videos and images in the order of ``cycle``; ``shares`` are of images, low and high."""
-    images = _images(root, parts, config, shares, compile_unet=compile_unet)
-    train_image_to_video(_low_clips(root, parts, config), images, config, root / stage, cycle=cycle)
+    images = _images(root, parts, config, shares, compile_unet=compile_unet, often={})
+    train_image_to_video(_low_clips(root, parts, config, {}), images, config, root / stage, cycle=cycle)
     _save_video(parts, root / stage)
 
 
 def _images(
-    root: Path, parts: VideoParts, config: TrainConfig, shares: tuple[float, float], *, compile_unet: bool
+    root: Path,
+    parts: VideoParts,
+    config: TrainConfig,
+    shares: tuple[float, float],
+    *,
+    compile_unet: bool,
+    often: Mapping[str, int],
 ) -> ImageBatches:
-    """Return batches of images; ``shares`` are of those at low and at high resolution."""
+    """Return batches of images; ``shares`` are of those at low and at high resolution.
+
+    ``often`` tells which of them are seen several times as often; see ``seen_often``.
+    """
+    tokenizer = _tokenizer(root)
+    pools = [seen_often(_frame_pool(root, name), tokenizer, often) for name in ("frames_low", "frames_high")]
     return ImageBatches(
-        [(_frame_pool(root, "frames_low"), 40, shares[0]), (_frame_pool(root, "frames_high"), 16, shares[1])],
+        list(zip(pools, (40, 16), shares, strict=True)),
         parts.image_unet,
         parts.text_encoder,
-        _tokenizer(root),
+        tokenizer,
         architecture.build_scheduler(),
         config.seed,
         compile_unet=compile_unet,
@@ -373,7 +324,7 @@ def _images(
 
 
 def _v2v(root: Path, device: str) -> None:
-    parts = _to(device, _load_video(root, "fitting"))
+    parts = _to(device, _load_video(root, "refitting"))
     videos = VideoBatches(
         _video_pool(root, "clips_high"),
         parts,

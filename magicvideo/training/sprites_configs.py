@@ -4,6 +4,8 @@ from dataclasses import replace
 
 from magicvideo.training.loop import TrainConfig
 
+LOW, HIGH = 152, 264  # sides of I2V's and V2V's frames in pixels
+
 AUTOENCODER = TrainConfig(
     steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, ema_decay=0.998, cooldown=0.7, seed=0
 )
@@ -74,6 +76,9 @@ POLISHING = TrainConfig(
     save_every=200,
 )
 FITTING = replace(SETTLING, steps=800, seed=8)
+CORNERS = replace(POLISHING, seed=9)
+EXTREMES = replace(POLISHING, steps=1600, seed=11)
+REFITTING = replace(FITTING, steps=600, seed=10)
 V2V = TrainConfig(
     steps=160,
     batch_size=2,

@@ -28,6 +28,7 @@ from magicvideo.training.diffusion import (
 )
 from magicvideo.training.loop import TrainConfig, step_rng, torch_generator, train
 from magicvideo.training.sprites import mix, train_stage
+from magicvideo.training.sprites_pools import seen_often
 
 CONFIG = TrainConfig(
     steps=6, batch_size=4, learning_rate=0.1, warmup=1, save_every=3, log_every=2, autocast=False
@@ -175,6 +176,35 @@ def test_image_loss_trains_backbone_and_text_but_no_motion(tokenizer, parts: Vid
     assert parts.text_encoder.get_input_embeddings().weight.grad is not None
     assert all(value.grad is None for value in motion_parameters(parts.unet).values())
     assert float(image_alphas(scheduler)[-1]) == 0.0
+
+
+def test_captions_with_all_words_are_seen_as_often_as_the_strongest_rule_says(tokenizer) -> None:  # type: ignore[no-untyped-def]
+    captions = [
+        "a small red star growing on a black background",
+        "a large red hexagon shrinking on a black background",
+        "a small red hexagon shrinking on a black background",
+        "a large red star growing on a black background",
+    ]
+    pool = LatentPool(torch.zeros(4, 4, 9, 9), tokenize(tokenizer, captions), torch.ones(4, 1, 9, 9))
+    rows = seen_often(pool, tokenizer, {"hexagon": 2, "large shrinking": 4}).rows
+    assert rows is not None
+    assert rows.tolist() == [0, 1, 1, 1, 1, 2, 2, 3]
+
+
+def test_images_are_drawn_from_the_rows_of_their_pool(tokenizer, parts: VideoParts) -> None:  # type: ignore[no-untyped-def]
+    pool = LatentPool(
+        latents=torch.stack([torch.full((4, 9, 9), float("nan")), torch.zeros(4, 9, 9)]).half(),
+        tokens=tokenize(tokenizer, ["a small red star growing on a black background"] * 2),
+        objects=torch.ones(2, 1, 9, 9).half(),
+    )
+    scheduler = architecture.build_scheduler()
+
+    def loss(rows: torch.Tensor | None) -> torch.Tensor:
+        pools = [(replace(pool, rows=rows), 8, 1.0)]
+        return ImageBatches(pools, parts.image_unet, parts.text_encoder, tokenizer, scheduler, 0).loss(0)
+
+    assert loss(torch.tensor([1, 1, 1])).isfinite()
+    assert loss(None).isnan()
 
 
 def test_own_layers_learn_and_the_shared_ones_stay(tokenizer, parts: VideoParts, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
