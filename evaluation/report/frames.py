@@ -9,6 +9,7 @@ import av
 import numpy as np
 
 from evaluation.errors import EvaluationError
+from magicvideo.video import ENCODER
 
 SHOWN = 5  # frames of a video
 HEIGHT = 128  # pixels of a shown frame
@@ -71,7 +72,7 @@ def _smaller(container: Any) -> bytes:
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as target:
         rate = Fraction(source.average_rate or source.guessed_rate or 24)
-        stream = target.add_stream("libx264", rate=rate, options={"crf": "28", "preset": "veryfast"})
+        stream = target.add_stream("libx264", rate=rate, options=ENCODER | {"crf": "28"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for number, frame in enumerate(container.decode(video=0)):
             picture = frame.reformat(width, height, "yuv420p")
