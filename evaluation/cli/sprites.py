@@ -6,12 +6,11 @@ from typing import Annotated
 
 import typer
 
+from evaluation.errors import EvaluationError
+
 app = typer.Typer(help="The sprites domain: what its checkpoint reaches.")
 
-
-@app.callback()
-def sprites() -> None:
-    """Keep ``evaluate`` a subcommand."""
+HELD_OUT_ROWS = 4  # of a contact sheet, beside the demo's prompts
 
 
 @app.command()
@@ -53,3 +52,31 @@ def evaluate(
     typer.echo(shown.to_string(index=False, na_rep="", float_format="{:.3f}".format))
     if json_file is not None:
         json_file.write_text(json.dumps(rows, indent=2) + "\n")
+
+
+@app.command()
+def sheet(
+    file: Annotated[Path, typer.Argument(help="The picture to write: .jpg or .png.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="A preset or a checkpoint folder of the domain.")
+    ] = "sprites",
+    cache: Annotated[Path | None, typer.Option(help="Keeps what stages made, as of evaluate.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of torch.")] = 2,
+) -> None:
+    """Draw what every stage makes of the demo's prompts and the first four held-out ones, seed 0."""
+    import torch
+
+    from evaluation.prompts import demo_prompts
+    from magicvideo.pipeline import MagicVideoPipeline
+    from magicvideo.sprites.evaluation import held_out_scenes
+    from magicvideo.sprites.sheet import draw
+
+    if file.suffix.lower() not in (".jpg", ".png"):
+        raise EvaluationError(f"{file} is neither .jpg nor .png; name the picture so")
+    if not file.absolute().parent.is_dir():
+        raise EvaluationError(f"the folder of {file} does not exist; create it first")
+    torch.set_num_threads(threads)
+    pipe = MagicVideoPipeline.from_pretrained(checkpoint, cache_dir=cache)
+    prompts = demo_prompts() + [scene.caption for scene in held_out_scenes(HELD_OUT_ROWS, 1)]
+    draw(pipe, prompts).save(file, quality=88)
+    typer.echo(f"{len(prompts)} prompts in {file}")

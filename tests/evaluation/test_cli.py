@@ -51,6 +51,20 @@ def test_bad_generate_is_one_sentence_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [("sheet.gif", "sheet.gif is neither .jpg nor .png"), ("missing/sheet.jpg", "create it first")],
+)
+def test_a_sheet_that_could_not_be_written_is_refused_at_once(
+    file: str, sentence: str, tmp_path: Path
+) -> None:
+    result = run("sprites", "sheet", file, cwd=tmp_path)
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_wrong_use_exits_with_two(tmp_path: Path) -> None:
     assert run("generate", cwd=tmp_path).returncode == 2
     assert run("paint", cwd=tmp_path).returncode == 2
