@@ -21,9 +21,10 @@ from diffusers.models.embeddings import (
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
+from magicvideo.config import GuidanceOn
 from magicvideo.errors import MagicVideoError
 from magicvideo.published import check_keys, read_state
-from magicvideo.reference import Reference
+from magicvideo.reference import Reference, branches
 
 NUM_TOKENS = 4
 PLUS_HEAD_DIM = 64  # of every published Plus file; none says so
@@ -226,13 +227,16 @@ class PatchReference(Reference):
     """A reference image for the Plus variant, which reads the image encoder's patches."""
 
     def embeds(
-        self, image_encoder: CLIPVisionModelWithProjection, guided: bool, device: torch.device | None = None
+        self,
+        image_encoder: CLIPVisionModelWithProjection,
+        guided: GuidanceOn | None,
+        device: torch.device | None = None,
     ) -> list[Tensor]:
-        """Return the patches ``[(1 or 2, 1, N, D)]``, those of an image of zeros first if ``guided``."""
+        """Return the patches ``[(1 or 2, 1, N, D)]``; without an image they are those of an image of zeros."""
         if self._embeds is None:
             weight = next(image_encoder.parameters())
             pixels = self.processor(images=self.image, return_tensors="pt").pixel_values
             pixels = pixels.to(device or weight.device, weight.dtype)
             both = torch.cat([torch.zeros_like(pixels), pixels])
             self._embeds = image_encoder(both, output_hidden_states=True).hidden_states[-2][:, None]
-        return [self._embeds if guided else self._embeds[1:]]
+        return [branches(self._embeds[:1], self._embeds[1:], guided)]

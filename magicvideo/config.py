@@ -15,6 +15,7 @@ from magicvideo.errors import MagicVideoError
 PriorKind = Literal["none", "shift", "matched", "decay", "mixed", "frameinit"]
 InterpolatorKind = Literal["combined", "ema", "edsc", "blend", "repeat"]
 GroupNormKind = Literal["joint", "per-frame"]
+GuidanceOn = Literal["text", "text and image"]
 
 PART_NAMES = (
     "vae",
@@ -63,6 +64,9 @@ class I2VConfig:
     """Image to video: low-resolution keyframes; switched off, the reference image stands still.
 
     Attributes:
+        guidance_on: what classifier-free guidance strengthens. Its other branch has an empty prompt and, with
+            ``text and image`` (IP-Adapter's way), no reference image for the appearance encoder either. ControlNet
+            sees the reference image in both.
         prior_strength: weight of the reference image's latent in the first noise; None is the share that the
             noise schedule itself leaves of it.
         control_guidance_end: share of the steps after which the ControlNet is silent.
@@ -75,6 +79,7 @@ class I2VConfig:
     num_frames: int = 32
     num_inference_steps: int = 10
     guidance_scale: float = 4.0
+    guidance_on: GuidanceOn = "text and image"
     prior: PriorKind = "mixed"
     prior_strength: float | None = None
     controlnet_scale: float = 1.0
@@ -93,13 +98,17 @@ class I2VConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class V2VConfig:
-    """Video to video: high-resolution keyframes; switched off, they are resized bicubically."""
+    """Video to video: high-resolution keyframes; switched off, they are resized bicubically.
+
+    What both stages have means the same as in ``I2VConfig``.
+    """
 
     enabled: bool = True
     size: int = 264
     strength: float = 0.4
     num_inference_steps: int = 10
     guidance_scale: float = 1.0
+    guidance_on: GuidanceOn = "text and image"
     controlnet_scale: float = 1.0
     control_guidance_end: float = 1.0
     appearance_scale: float = 1.0
@@ -220,6 +229,7 @@ def _check_denoising(stage: str, settings: "I2VConfig | V2VConfig") -> None:
         raise MagicVideoError(f"{stage}.enabled must be true or false, got {settings.enabled!r}")
     _check_whole(f"{stage}.num_inference_steps", settings.num_inference_steps)
     _check_range(f"{stage}.guidance_scale", settings.guidance_scale)
+    _check_choice(f"{stage}.guidance_on", settings.guidance_on, get_args(GuidanceOn))
     _check_range(f"{stage}.controlnet_scale", settings.controlnet_scale)
     _check_range(f"{stage}.control_guidance_end", settings.control_guidance_end, most=1.0)
     _check_range(f"{stage}.appearance_scale", settings.appearance_scale)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers import AnimateDiffControlNetPipeline
 
-from magicvideo.config import PriorKind
+from magicvideo.config import GuidanceOn, PriorKind
 from magicvideo.execution import Guidance, sequential_guidance
 from magicvideo.noise_prior import initial_latents
 from magicvideo.reference import Reference, control_condition
@@ -61,6 +61,7 @@ class MagicVideoI2V(AnimateDiffControlNetPipeline):
         control_guidance_end: float = 1.0,
         decode_chunk_size: int = 8,
         guidance: Guidance = "batched",
+        guidance_on: GuidanceOn = "text and image",
     ) -> torch.Tensor:
         """Generate keyframes ``(T, 3, size, size)`` float32 in [0, 1] from one prompt and its reference.
 
@@ -79,6 +80,7 @@ class MagicVideoI2V(AnimateDiffControlNetPipeline):
             control_guidance_end: share of the steps after which the ControlNet is silent.
             decode_chunk_size: frames decoded at once.
             guidance: both branches in one batch, or one after the other in half the memory.
+            guidance_on: what guidance strengthens; see ``I2VConfig``.
         """
         device = self._execution_device
         shape = (1, self.unet.config["in_channels"], num_frames, size // 8, size // 8)
@@ -94,7 +96,9 @@ class MagicVideoI2V(AnimateDiffControlNetPipeline):
             "num_inference_steps": num_inference_steps,
             "guidance_scale": guidance_scale,
             "latents": initial_latents(encoded, noise, prior, self.scheduler, strength=prior_strength),
-            "ip_adapter_image_embeds": reference.embeds(self.image_encoder, guidance_scale > 1, device),
+            "ip_adapter_image_embeds": reference.embeds(
+                self.image_encoder, guidance_on if guidance_scale > 1 else None, device
+            ),
             "conditioning_frames": [reference.image] * num_frames,
             **control_arguments(controlnet_scale, control_guidance_end),
             "decode_chunk_size": decode_chunk_size,

@@ -107,6 +107,33 @@ def noise_prior(
     return mix_frequencies(matched, noise) if kind == "frameinit" else matched
 
 
+def noise_lean(strength: float | None, alphas_cumprod: torch.Tensor) -> float:
+    """Return the weight of the reference latent in the noise of training that suits a strength of sampling.
+
+    At the last timestep the model's input has ``strength`` of the reference where the schedule leaves ``a`` of the
+    signal and the noise, ``sqrt(1 - a^2)`` of the input, has this weight of it.
+
+    Args:
+        strength: of the prior; None, or less than the schedule's own share, is no lean.
+        alphas_cumprod: ``(N,)`` of the training timesteps.
+    """
+    signal = float(alphas_cumprod[-1] ** 0.5)
+    return max(0.0, ((strength or 0.0) - signal) / (1 - signal**2) ** 0.5)
+
+
+def lean_noise(noise: torch.Tensor, reference: torch.Tensor, weight: float) -> torch.Tensor:
+    """Return noise whose mean is ``weight`` times the reference latent, at about the same variance.
+
+    What denoises it is to predict noise with that mean (a prior that depends on the data: Lee et al. 2022, PriorGrad).
+
+    Args:
+        noise: ``(B, C, F, h, w)`` standard normal.
+        reference: ``(B, C, 1, h, w)``.
+        weight: in [0, 1].
+    """
+    return weight * reference + (1 - weight**2) ** 0.5 * noise
+
+
 def mix_noise(noise: torch.Tensor, share: float) -> torch.Tensor:
     """Give all frames a common part without drawing anew: standard normal again, correlated between frames.
 

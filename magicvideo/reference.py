@@ -9,6 +9,8 @@ from diffusers.models.controlnets.controlnet import ControlNetConditioningEmbedd
 from PIL import Image
 from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
+from magicvideo.config import GuidanceOn
+
 
 class Reference:
     """What I2V and V2V take from the reference image: pixels, latents and the image encoder's embedding."""
@@ -36,14 +38,30 @@ class Reference:
         return latents * vae.config["scaling_factor"]
 
     def embeds(
-        self, image_encoder: CLIPVisionModelWithProjection, guided: bool, device: torch.device | None = None
+        self,
+        image_encoder: CLIPVisionModelWithProjection,
+        guided: GuidanceOn | None,
+        device: torch.device | None = None,
     ) -> list[torch.Tensor]:
-        """Return the embedding as diffusers' pipelines take it: ``[(1 or 2, 1, D)]``, zeros first if ``guided``."""
+        """Return the embedding as diffusers' pipelines take it: ``[(1 or 2, 1, D)]``.
+
+        Args:
+            image_encoder: the appearance encoder.
+            guided: what classifier-free guidance is on. With ``text and image`` its other branch, the first row, gets
+                zeros, with ``text`` the embedding itself; without guidance there is one row.
+            device: where to compute, if the weights are offloaded from there.
+        """
         if self._embeds is None:
             pixels = self.processor(images=self.image, return_tensors="pt").pixel_values
             self._embeds = image_encoder(_beside(image_encoder, pixels, device)).image_embeds[:, None]
-        embeds = self._embeds
-        return [torch.cat([torch.zeros_like(embeds), embeds]) if guided else embeds]
+        return [branches(torch.zeros_like(self._embeds), self._embeds, guided)]
+
+
+def branches(without: torch.Tensor, embeds: torch.Tensor, guided: GuidanceOn | None) -> torch.Tensor:
+    """Return the rows of a reference's embedding for the branches of classifier-free guidance."""
+    if guided is None:
+        return embeds
+    return torch.cat([without if guided == "text and image" else embeds, embeds])
 
 
 class SharedConditionEmbedding(ControlNetConditioningEmbedding):

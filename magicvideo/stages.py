@@ -196,6 +196,7 @@ class StageRun:
         return {
             "num_inference_steps": settings.num_inference_steps,
             "guidance_scale": settings.guidance_scale,
+            "guidance_on": settings.guidance_on,
             "controlnet_scale": settings.controlnet_scale,
             "control_guidance_end": settings.control_guidance_end,
             "generator": self.generator(stage),

@@ -6,6 +6,7 @@ import torch
 from diffusers import AnimateDiffVideoToVideoControlNetPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
+from magicvideo.config import GuidanceOn
 from magicvideo.errors import MagicVideoError
 from magicvideo.execution import Guidance
 from magicvideo.i2v import control_arguments, guided
@@ -64,6 +65,7 @@ class MagicVideoV2V(AnimateDiffVideoToVideoControlNetPipeline):
         control_guidance_end: float = 1.0,
         decode_chunk_size: int = 4,
         guidance: Guidance = "batched",
+        guidance_on: GuidanceOn = "text and image",
     ) -> torch.Tensor:
         """Return ``keyframes`` ``(T, 3, S, S)`` in [0, 1] refined at ``(T, 3, size, size)``.
 
@@ -81,6 +83,7 @@ class MagicVideoV2V(AnimateDiffVideoToVideoControlNetPipeline):
             control_guidance_end: share of the steps after which the ControlNet is silent.
             decode_chunk_size: frames encoded or decoded at once.
             guidance: both branches in one batch, or one after the other in half the memory.
+            guidance_on: what guidance strengthens; see ``I2VConfig``.
 
         Raises:
             MagicVideoError: ``strength`` leaves no denoising step (diffusers would return an empty video).
@@ -97,7 +100,7 @@ class MagicVideoV2V(AnimateDiffVideoToVideoControlNetPipeline):
             "guidance_scale": guidance_scale,
             "generator": generator,
             "ip_adapter_image_embeds": reference.embeds(
-                self.image_encoder, guidance_scale > 1, self._execution_device
+                self.image_encoder, guidance_on if guidance_scale > 1 else None, self._execution_device
             ),
             "conditioning_frames": [reference.image] * len(keyframes),
             **control_arguments(controlnet_scale, control_guidance_end),

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 
 from magicvideo.errors import MagicVideoError
+from magicvideo.noise_prior import lean_noise, noise_lean
 from magicvideo.training.clips import EncodedClip
 from magicvideo.training.denoiser import Denoiser, DenoiserInputs
 from magicvideo.training.diffusion import add_noise
@@ -32,7 +33,8 @@ class Batches:
     A batch of clips holds ``frames_per_step`` frames of each at their true positions, one of each equal stretch
     of the clip. A batch of images, ``image_ratio`` of all, holds single frames, as videos of one frame or past
     the motion modules. Images go without ControlNet, for its condition would be the very image to be made; while
-    a ControlNet is trained, so do the reference frames of clips: only other frames than the reference are made.
+    a ControlNet is trained, so do the reference frames of clips: only other frames than the reference are made. The
+    noise of clips leans to the opening frame as far as sampling does.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Batches:
         scheduler = denoiser.parts.scheduler
         self.prediction_type = check_prediction_type(scheduler.config["prediction_type"])
         self.alphas = scheduler.alphas_cumprod
+        self.lean = noise_lean(recipe.prior_strength, self.alphas)
         self.first = 1 if "controlnet" in recipe.groups else 0
         available = len(clips[0].latents) - self.first
         self.num_frames = 1 if recipe.part == "t2i" else recipe.frames_per_step or available
@@ -81,6 +84,9 @@ class Batches:
         degraded = [clip.start for clip in clips if clip.start is not None]
         start = self._stack(degraded, frames) if degraded else clean
         noise = self._noise(clean.shape, generator)
+        if self.lean and not image:
+            opening = self._stack([clip.latents for clip in clips], torch.zeros_like(frames[:, :1]))
+            noise = lean_noise(noise, opening, self.lean)
         timesteps = torch.randint(self.highest, (len(clips),), generator=generator)
         alphas = self.alphas[timesteps]
         text, keep = self._dropped(len(clips), generator)

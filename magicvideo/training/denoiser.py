@@ -1,7 +1,6 @@
 """The denoiser with all that conditions it, as training calls it: clips through I2V or V2V, images without motion."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer, CLIPV
 from magicvideo.appearance import set_appearance_scale, takes_patches
 from magicvideo.backbone import enable_full_checkpointing, frame_positions, set_group_norm
 from magicvideo.pipeline import MagicVideoPipeline
-from magicvideo.training.diffusion import tokenize
+from magicvideo.training.diffusion import embedded_once, tokenize
 from magicvideo.training.recipe import Group
 
 
@@ -171,15 +170,3 @@ class Denoiser:
                 return_dict=False,
             )
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": mid}
-
-
-@contextmanager
-def embedded_once(controlnet: ControlNetModel, frames: int) -> Iterator[None]:
-    """Embed the condition once a clip and give every frame the same embedding."""
-    hook = controlnet.controlnet_cond_embedding.register_forward_hook(
-        lambda module, inputs, output: output.repeat_interleave(frames, 0)
-    )
-    try:
-        yield
-    finally:
-        hook.remove()

@@ -1,6 +1,7 @@
 """Diffusion training for the sprites preset: one velocity loss, one batch maker per stage."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from diffusers import AutoencoderTiny, ControlNetModel, DDIMScheduler, UNet2DCon
 from transformers import CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
 
 from magicvideo.backbone import frame_positions, motion_parameters
+from magicvideo.noise_prior import lean_noise
 from magicvideo.training.data import to_model
 from magicvideo.training.loop import TrainConfig, step_rng, torch_generator, train
 from magicvideo.training.speed import compiled
@@ -211,6 +213,20 @@ class VideoParts:
     text_encoder: CLIPTextModel
 
 
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What the video loss is conditioned on, beside the appearance encoder.
+
+    Attributes:
+        control_drop: share of the batches that do without ControlNet.
+        noise_lean: weight in the noise of the latent of the clip's first frame, which is its reference image; see
+            ``lean_noise``.
+    """
+
+    control_drop: float = 0.05
+    noise_lean: float = 0.0
+
+
 def draw_rows(pool: LatentPool | VideoPool, count: int, generator: torch.Generator) -> torch.Tensor:
     """Draw the indices ``(count,)`` of a batch from a pool's rows, or from all it has."""
     rows = torch.arange(len(pool.latents)) if pool.rows is None else pool.rows
@@ -232,21 +248,18 @@ class VideoBatches:
         frames: int,
         timesteps: tuple[int, int] = (0, 1000),
         shared_noise: float = 0.0,
+        conditions: Conditions | None = None,
     ) -> None:
         """Draw ``clips`` clips a step and ``frames`` frames of each.
 
         Noise is drawn between the two ``timesteps``; ``shared_noise`` is the share of its variance that all
         frames of a clip have in common (see the prior ``mixed``).
         """
-        self.shared_noise = shared_noise
+        self.shared_noise, self.conditions = shared_noise, conditions or Conditions()
         self.pool, self.parts, self.seed = pool, parts, seed
         self.clips, self.frames, self.timesteps = clips, frames, timesteps
         self.empty = tokenize(tokenizer, [""])
         self.alphas = scheduler.alphas_cumprod
-        # The reference is embedded once a clip; every frame of the clip gets the same embedding.
-        parts.controlnet.controlnet_cond_embedding.register_forward_hook(
-            lambda module, inputs, output: output.repeat_interleave(self.frames, 0)
-        )
 
     def loss(self, step: int) -> torch.Tensor:
         """Return the error of one batch, a function of ``(seed, step)`` alone."""
@@ -260,6 +273,8 @@ class VideoBatches:
         if self.shared_noise:
             common = torch.randn(clean[:, :, :1].shape, generator=generator)
             noise = self.shared_noise**0.5 * common + (1 - self.shared_noise) ** 0.5 * noise
+        first = self._frames(self.pool.latents, which, torch.zeros(1, dtype=torch.long))
+        noise = lean_noise(noise, first, self.conditions.noise_lean)
         alphas = self.alphas[timesteps]
         noisy, velocity = add_noise(start, noise, alphas)
         device = self.parts.unet.device
@@ -307,14 +322,15 @@ class VideoBatches:
         states = self.parts.text_encoder(tokens.to(device)).last_hidden_state
         states = states.repeat_interleave(self.frames, 0)
         flat = noisy.transpose(1, 2).flatten(0, 1)
-        down, mid = self.parts.controlnet(
-            flat,
-            timesteps.repeat_interleave(self.frames),
-            states,
-            controlnet_cond=pixels.float() / 255,
-            conditioning_scale=0.0 if chance[2] < 0.05 else 1.0,
-            return_dict=False,
-        )
+        with embedded_once(self.parts.controlnet, self.frames):
+            down, mid = self.parts.controlnet(
+                flat,
+                timesteps.repeat_interleave(self.frames),
+                states,
+                controlnet_cond=pixels.float() / 255,
+                conditioning_scale=0.0 if chance[2] < self.conditions.control_drop else 1.0,
+                return_dict=False,
+            )
         with frame_positions(self.parts.unet, self.pool.positions[which][:, indices]):
             return self.parts.unet(
                 noisy,
@@ -324,6 +340,18 @@ class VideoBatches:
                 down_block_additional_residuals=down,
                 mid_block_additional_residual=mid,
             ).sample.float()
+
+
+@contextmanager
+def embedded_once(controlnet: ControlNetModel, frames: int) -> Iterator[None]:
+    """Embed the condition once a clip and give every frame the same embedding."""
+    hook = controlnet.controlnet_cond_embedding.register_forward_hook(
+        lambda module, inputs, output: output.repeat_interleave(frames, 0)
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def preprocess_reference(pixels: torch.Tensor) -> torch.Tensor:

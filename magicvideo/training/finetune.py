@@ -87,7 +87,7 @@ def finetune(
 
 
 def resolve(recipe: DiffusionRecipe, config: PipelineConfig) -> DiffusionRecipe:
-    """Fill in what the recipe leaves to the checkpoint: sizes, frames, strength, correlation of the noise."""
+    """Fill in what the recipe leaves to the checkpoint: sizes, frames, strength, the noise's prior."""
     stage = config.v2v if recipe.part == "v2v" else config.t2i if recipe.part == "t2i" else config.i2v
     data = recipe.data
     frames = 1 if recipe.part == "t2i" else config.i2v.num_frames
@@ -96,13 +96,16 @@ def resolve(recipe: DiffusionRecipe, config: PipelineConfig) -> DiffusionRecipe:
         "frames": data.frames or frames,
         "stride": data.stride or (1 if data.source == "sprites" else 4),
     }
-    correlated = MIXED_SHARE if recipe.part != "v2v" and config.i2v.prior == "mixed" else 0.0
+    prior = "none" if recipe.part == "v2v" else config.i2v.prior
+    correlated = MIXED_SHARE if prior == "mixed" else 0.0
+    leant = config.i2v.prior_strength if prior in ("matched", "mixed") else None
     return recipe.model_copy(
         update={
             "data": data.model_copy(update=filled),
             "degrade": recipe.degrade.model_copy(update={"size": recipe.degrade.size or config.i2v.size}),
             "strength": recipe.strength or config.v2v.strength,
             "shared_noise": correlated if recipe.shared_noise is None else recipe.shared_noise,
+            "prior_strength": leant if recipe.prior_strength is None else recipe.prior_strength,
         }
     )
 

@@ -85,7 +85,9 @@ def _animate(
             size=size,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
+            guidance_on=settings.guidance_on,
             prior=settings.prior,
+            prior_strength=settings.prior_strength,
             controlnet_scale=settings.controlnet_scale if recipe.controlnet else 0.0,
             generator=_generator(recipe, "i2v"),
         )
@@ -110,6 +112,7 @@ def _refine(
             strength=recipe.strength or settings.strength,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
+            guidance_on=settings.guidance_on,
             controlnet_scale=settings.controlnet_scale if recipe.controlnet else 0.0,
             generator=_generator(recipe, "v2v"),
         )

@@ -88,6 +88,7 @@ class DiffusionRecipe(_Strict):
     dropout: DropoutRecipe = DropoutRecipe()
     min_snr_gamma: Annotated[float, Field(gt=0)] | None = None
     shared_noise: Share | None = None  # variance that a clip's frames share; None: as the checkpoint's prior
+    prior_strength: Share | None = None  # of the checkpoint's noise prior; None: what it samples with
     strength: Annotated[float, Field(gt=0, le=1)] | None = None  # v2v; None: the checkpoint's
     degrade: DegradeRecipe = DegradeRecipe()
     steps: Count = 1000

@@ -7,6 +7,7 @@ was interrupted resumes. What a stage needs from another it reads from that stag
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,12 +20,16 @@ from magicvideo.backbone import extract_motion_adapter, inflate, zero_motion_out
 from magicvideo.components import Components, forget_origins, load_components, save_components
 from magicvideo.errors import MagicVideoError
 from magicvideo.noise_prior import MIXED_SHARE
-from magicvideo.pipeline import check_device
+from magicvideo.pipeline import MagicVideoPipeline, check_device
+from magicvideo.presets import SPRITES
 from magicvideo.sprites import architecture
+from magicvideo.sprites.evaluation import held_out_scenes
 from magicvideo.sprites.judge import SpritesJudge
+from magicvideo.sprites.sheet import draw
 from magicvideo.training.autoencoder import build_autoencoder, train_autoencoder
 from magicvideo.training.data import frame_pool
 from magicvideo.training.diffusion import (
+    Conditions,
     ImageBatches,
     LatentPool,
     VideoBatches,
@@ -49,6 +54,8 @@ from magicvideo.training.sprites_configs import (
     HIGH,
     I2V,
     IMAGE_SHARE,
+    LEANING,
+    LEANT_ON,
     LOW,
     POLISHING,
     REFITTING,
@@ -73,15 +80,18 @@ ALL_STAGES = (
     "corners",
     "extremes",
     "refitting",
+    "leaning",
     "v2v",
     "interpolator",
     "judge",
     "openings",
     "assemble",
+    "sheet",
 )
 
 # Stages that leave a recipe.json of their own; the interpolator's is in its model's folder.
-RECIPES = tuple(name for name in ALL_STAGES if name not in ("pools", "interpolator", "assemble"))
+RECIPES = tuple(name for name in ALL_STAGES if name not in ("pools", "interpolator", "assemble", "sheet"))
+SHEET_ROWS = 12
 FRAMES = 8  # of a clip's 32 that a training step sees, at their true positions
 
 
@@ -104,11 +114,13 @@ def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -
         "corners": lambda: _corners(root, device),
         "extremes": lambda: _extremes(root, device),
         "refitting": lambda: _fit(root, device, "extremes", REFITTING, "refitting"),
+        "leaning": lambda: _fit(root, device, "refitting", LEANING, "leaning", LEANT_ON),
         "v2v": lambda: _v2v(root, device),
         "interpolator": lambda: _interpolator(root, device),
         "judge": lambda: train_judge(root / "judge", device=device),
         "openings": lambda: _openings(root, device),
         "assemble": lambda: assemble(root, checkpoint),
+        "sheet": lambda: _sheet(root, checkpoint),
     }
     if stage not in stages:
         raise MagicVideoError(f"unknown training stage {stage!r}; known: {', '.join(ALL_STAGES)}")
@@ -120,7 +132,7 @@ def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -
 def assemble(root: Path, folder: Path) -> None:
     """Write the trained parts as a checkpoint in float16, with recipes and digests beside them."""
     interpolator = _existing(root / "interpolator" / "model")
-    i2v, v2v = _load_video(root, "refitting"), _load_video(root, "v2v")
+    i2v, v2v = _load_video(root, "leaning"), _load_video(root, "v2v")
     like = architecture.build_motion_adapter()
     tokenizer, vae = _tokenizer(root), _vae(root, "decoder")
     parts = Components(
@@ -156,6 +168,13 @@ def assemble(root: Path, folder: Path) -> None:
     os.replace(temporary, folder)
 
 
+def _sheet(root: Path, checkpoint: Path) -> None:
+    """Draw ``contact-sheet.jpg``: what every stage of the checkpoint makes of held-out prompts."""
+    pipe = MagicVideoPipeline.from_config(replace(SPRITES, checkpoint=str(_existing(checkpoint))))
+    prompts = [scene.caption for scene in held_out_scenes(SHEET_ROWS, 1)]
+    draw(pipe, prompts).save(root / "contact-sheet.jpg", quality=88)
+
+
 def build_feature_extractor() -> CLIPImageProcessor:
     """Return the image encoder's preprocessing: 64 px, [-1, 1]."""
     side = {"height": 64, "width": 64}
@@ -180,7 +199,7 @@ def _decoder(root: Path, device: str) -> None:
 
 
 def _pools(root: Path, device: str) -> None:
-    make_pools(_vae(root).to(device), _tokenizer(root), root / "pools")
+    make_pools(_vae(root, "decoder").to(device), _tokenizer(root), root / "pools")
 
 
 def _t2i(root: Path, device: str) -> None:
@@ -249,10 +268,17 @@ def _train_images(
     _save_video(parts, root / stage)
 
 
-def _fit(root: Path, device: str, before: str, config: TrainConfig, stage: str) -> None:
+def _fit(
+    root: Path,
+    device: str,
+    before: str,
+    config: TrainConfig,
+    stage: str,
+    conditions: Conditions | None = None,
+) -> None:
     """Fit I2V's own layers to the others, on spinning objects, which it learns last, three times as often."""
     parts = _to(device, _load_video(root, before))
-    videos = _low_clips(root, parts, config, {"spinning": 3})
+    videos = _low_clips(root, parts, config, {"spinning": 3}, conditions)
     train_own_layers(videos, config, root / stage)
     _save_video(parts, root / stage)
 
@@ -266,7 +292,13 @@ def mix(module: torch.nn.Module, other: torch.nn.Module, share: float, keep: str
             value.lerp_(others[name], share)
 
 
-def _low_clips(root: Path, parts: VideoParts, config: TrainConfig, often: Mapping[str, int]) -> VideoBatches:
+def _low_clips(
+    root: Path,
+    parts: VideoParts,
+    config: TrainConfig,
+    often: Mapping[str, int],
+    conditions: Conditions | None = None,
+) -> VideoBatches:
     """Return I2V's batches; their frames share half their noise and so hold together much earlier."""
     tokenizer = _tokenizer(root)
     return VideoBatches(
@@ -278,6 +310,7 @@ def _low_clips(root: Path, parts: VideoParts, config: TrainConfig, often: Mappin
         clips=config.batch_size,
         frames=FRAMES,
         shared_noise=MIXED_SHARE,
+        conditions=conditions,
     )
 
 
@@ -324,7 +357,7 @@ def _images(
 
 
 def _v2v(root: Path, device: str) -> None:
-    parts = _to(device, _load_video(root, "refitting"))
+    parts = _to(device, _load_video(root, "leaning"))
     videos = VideoBatches(
         _video_pool(root, "clips_high"),
         parts,

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from magicvideo.training.diffusion import Conditions
 from magicvideo.training.loop import TrainConfig
 
 LOW, HIGH = 152, 264  # sides of I2V's and V2V's frames in pixels
@@ -79,6 +80,10 @@ FITTING = replace(SETTLING, steps=800, seed=8)
 CORNERS = replace(POLISHING, seed=9)
 EXTREMES = replace(POLISHING, steps=1600, seed=11)
 REFITTING = replace(FITTING, steps=600, seed=10)
+# ControlNet shows the same picture at every frame, so the appearance encoder was hardly needed, and the noise leant too
+# little to matter. The preset's `prior_strength` follows from the lean.
+LEANING = replace(REFITTING, seed=12)
+LEANT_ON = Conditions(control_drop=0.35, noise_lean=0.25)
 V2V = TrainConfig(
     steps=160,
     batch_size=2,

@@ -150,11 +150,12 @@ def test_patches_are_those_that_diffusers_encodes() -> None:
     image = Image.new("RGB", (64, 64), (200, 30, 90))
     extractor = build_feature_extractor()
     with torch.no_grad():
-        guided = PatchReference(image, extractor).embeds(encoder, True)[0]
-        alone = PatchReference(image, extractor).embeds(encoder, False)[0]
+        patches = PatchReference(image, extractor)
+        guided, kept, alone = (patches.embeds(encoder, on)[0] for on in ("text and image", "text", None))
         stock = StableDiffusionPipeline.encode_image
         holder = type("Holder", (), {"image_encoder": encoder, "feature_extractor": extractor})()
         positive, negative = stock(holder, image, torch.device("cpu"), 1, output_hidden_states=True)
     assert torch.allclose(guided, torch.cat([negative, positive])[:, None], atol=1e-6)
     assert torch.allclose(alone, positive[:, None], atol=1e-6)
-    assert Reference(image, extractor).embeds(encoder, False)[0].shape == (1, 1, architecture.IMAGE_DIM)
+    assert torch.equal(kept, torch.cat([alone, alone]))
+    assert Reference(image, extractor).embeds(encoder, None)[0].shape == (1, 1, architecture.IMAGE_DIM)

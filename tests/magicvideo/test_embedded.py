@@ -12,13 +12,17 @@ from PIL import Image
 from evaluation.prompts import demo_prompts
 from evaluation.systems.sprites_truth import scene_of
 from magicvideo.components import locate
+from magicvideo.noise_prior import noise_lean
 from magicvideo.pipeline import MagicVideoPipeline, VideoResult
+from magicvideo.presets import SPRITES
 from magicvideo.reference import Reference
+from magicvideo.sprites.architecture import build_scheduler
 from magicvideo.sprites.judge import agreement, load_judge
 from magicvideo.sprites.render import GRADIENTS, PALETTE
 from magicvideo.t2i import make_image
 from magicvideo.training.loop import sha256_of
 from magicvideo.training.sprites import RECIPES
+from magicvideo.training.sprites_configs import LEANT_ON
 
 FOLDER = locate("embedded:sprites")
 STAR = "a large red star spinning on a sunset background"
@@ -64,6 +68,11 @@ def test_every_part_has_its_recipe() -> None:
         recipe = json.loads((FOLDER / f"recipe-{stage}.json").read_text())
         assert recipe["config"]["steps"] == recipe["curve"][-1][0]
         assert recipe["curve"][-1][1] < recipe["curve"][0][1]
+
+
+def test_noise_leans_as_it_did_in_training() -> None:
+    lean = noise_lean(SPRITES.i2v.prior_strength, build_scheduler().alphas_cumprod)
+    assert lean == pytest.approx(LEANT_ON.noise_lean, abs=0.005)
 
 
 def test_a_prompt_becomes_94_frames_of_264_pixels(star: VideoResult) -> None:

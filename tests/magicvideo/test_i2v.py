@@ -75,7 +75,7 @@ def call(components: Components, reference: Reference, **changes: Any) -> dict[s
         "num_inference_steps": 2,
         "latents": noise[:videos],
         "ip_adapter_image_embeds": reference.embeds(
-            components.image_encoder, changes.get("guidance_scale", 7.5) > 1
+            components.image_encoder, "text and image" if changes.get("guidance_scale", 7.5) > 1 else None
         ),
         "conditioning_frames": [reference.image] * 3,
         "output_type": "pt",
@@ -163,6 +163,21 @@ def test_sequential_guidance_equals_batched(i2v: MagicVideoI2V, reference: Refer
     assert rows == [6, 6, 3, 3, 3, 3]
     assert torch.allclose(sequential, batched, atol=1e-5)
     assert torch.equal(animate(i2v, reference), batched)
+
+
+def test_guidance_on_the_text_keeps_the_image_in_both_branches(
+    i2v: MagicVideoI2V, reference: Reference
+) -> None:
+    rows: list[torch.Tensor] = []
+    hook = i2v.unet.encoder_hid_proj.register_forward_pre_hook(
+        lambda module, inputs: rows.append(inputs[0][0])
+    )
+    text, both = (animate(i2v, reference, guidance_on=on) for on in ("text", "text and image"))
+    hook.remove()
+    embeds = reference.embeds(i2v.image_encoder, None)[0]
+    assert torch.equal(rows[0], torch.cat([embeds, embeds]))
+    assert torch.equal(rows[-1], torch.cat([torch.zeros_like(embeds), embeds]))
+    assert not torch.allclose(text, both)
 
 
 def test_sequential_without_guidance_is_one_branch(i2v: MagicVideoI2V, reference: Reference) -> None:

@@ -155,7 +155,7 @@ def test_i2v_equals_the_stock_pipeline_bit_for_bit(pipe: MagicVideoPipeline) -> 
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
             latents=latents,
-            ip_adapter_image_embeds=reference.embeds(parts.image_encoder, True),
+            ip_adapter_image_embeds=reference.embeds(parts.image_encoder, "text and image"),
             conditioning_frames=[reference.image] * 3,
             decode_chunk_size=8,
             output_type="pt",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from magicvideo.sprites import architecture
 from magicvideo.training.autoencoder import build_autoencoder, train_autoencoder
 from magicvideo.training.data import frame_pool
 from magicvideo.training.diffusion import (
+    Conditions,
     ImageBatches,
     LatentPool,
     VideoBatches,
@@ -159,7 +161,6 @@ def test_video_loss_is_a_function_of_the_step_and_moves_the_motion_modules(
     assert moved
     assert all("proj_out" in name for name in moved)  # zero output: nothing before it has a gradient yet
     parts.unet.zero_grad(set_to_none=True)
-    parts.controlnet.controlnet_cond_embedding._forward_hooks.clear()
 
 
 def test_image_loss_trains_backbone_and_text_but_no_motion(tokenizer, parts: VideoParts) -> None:  # type: ignore[no-untyped-def]
@@ -207,6 +208,63 @@ def test_images_are_drawn_from_the_rows_of_their_pool(tokenizer, parts: VideoPar
     assert loss(None).isnan()
 
 
+def test_noise_leans_to_the_first_frame(tokenizer, parts: VideoParts) -> None:  # type: ignore[no-untyped-def]
+    pool = video_pool(tokenizer, False)
+    still = replace(pool, latents=pool.latents[:, :1].expand(-1, 32, -1, -1, -1), rows=torch.tensor([1]))
+    scheduler = architecture.build_scheduler()
+    noisy, timesteps = denoiser_inputs(
+        VideoBatches(
+            still,
+            parts,
+            tokenizer,
+            scheduler,
+            seed=0,
+            clips=2,
+            frames=4,
+            conditions=Conditions(noise_lean=1.0),
+        )
+    )["args"][:2]
+    alphas = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1, 1)
+    frame = still.latents[1, 0].float()[None, :, None]
+    torch.testing.assert_close(noisy, ((alphas.sqrt() + (1 - alphas).sqrt()) * frame).expand_as(noisy))
+
+
+def test_controlnet_is_silent_in_its_share_of_the_batches(tokenizer, parts: VideoParts) -> None:  # type: ignore[no-untyped-def]
+    pool, scheduler = video_pool(tokenizer, False), architecture.build_scheduler()
+    bias = parts.controlnet.controlnet_mid_block.bias
+    torch.nn.init.ones_(bias)
+    heard = {}
+    for share in (0.0, 0.5, 1.0):
+        batches = VideoBatches(
+            pool,
+            parts,
+            tokenizer,
+            scheduler,
+            seed=0,
+            clips=1,
+            frames=2,
+            conditions=Conditions(control_drop=share),
+        )
+        inputs = [denoiser_inputs(batches, step)["kwargs"] for step in range(12)]
+        heard[share] = sum(bool(given["mid_block_additional_residual"].any()) for given in inputs)
+    torch.nn.init.zeros_(bias)
+    assert heard[0.0] == 12
+    assert 0 < heard[0.5] < 12
+    assert heard[1.0] == 0
+
+
+def denoiser_inputs(batches: VideoBatches, step: int = 0) -> dict[str, Any]:
+    """Return what the denoiser is given in a step, and leave no hooks behind."""
+    given: dict[str, Any] = {}
+    hook = batches.parts.unet.register_forward_pre_hook(
+        lambda module, args, kwargs: given.update(args=args, kwargs=kwargs), with_kwargs=True
+    )
+    with torch.no_grad():
+        batches.loss(step)
+    hook.remove()
+    return given
+
+
 def test_own_layers_learn_and_the_shared_ones_stay(tokenizer, parts: VideoParts, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     scheduler = architecture.build_scheduler()
     pool = video_pool(tokenizer, False)
@@ -214,7 +272,6 @@ def test_own_layers_learn_and_the_shared_ones_stay(tokenizer, parts: VideoParts,
     before = {key: value.detach().clone() for key, value in video_parameters(parts).items()}
     config = TrainConfig(steps=2, batch_size=1, learning_rate=1e-3, warmup=1, ema_decay=0.5, autocast=False)
     train_own_layers(batches, config, tmp_path)
-    parts.controlnet.controlnet_cond_embedding._forward_hooks.clear()
     moved = {
         key for key, value in video_parameters(parts).items() if not torch.equal(value.detach(), before[key])
     }

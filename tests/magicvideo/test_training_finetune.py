@@ -15,8 +15,9 @@ from torch import nn
 from magicvideo.appearance import export_appearance
 from magicvideo.backbone import motion_parameters
 from magicvideo.components import Components
-from magicvideo.config import PipelineConfig
+from magicvideo.config import PipelineConfig, change
 from magicvideo.errors import MagicVideoError
+from magicvideo.noise_prior import noise_lean
 from magicvideo.pipeline import MagicVideoPipeline
 from magicvideo.training.batches import Batches
 from magicvideo.training.clips import EncodedClip, SpritesClips
@@ -237,6 +238,38 @@ def test_v2v_sees_no_more_noise_than_its_strength_gives(pipe: MagicVideoPipeline
     assert len(seen) == 24
     assert max(seen) < 300
     assert max(seen) > 200
+
+
+def test_noise_of_clips_leans_as_the_checkpoint_samples(pipe: MagicVideoPipeline) -> None:
+    def inputs(strength: float) -> tuple[torch.Tensor, ...]:
+        config = change(pipe.config, "i2v", prior="matched", prior_strength=strength)
+        recipe = resolve(recipe_of("i2v", pipe).model_copy(update={"prior_strength": None}), config)
+        given: list[torch.Tensor] = []
+        hook = pipe.components.i2v_unet.register_forward_pre_hook(lambda module, args: given.extend(args[:2]))
+        with torch.no_grad():
+            batches_of(pipe, recipe, clips)[0].loss(0)
+        hook.remove()
+        return given[0], given[1]
+
+    clips = Clips()
+    still = clips[0].latents[:1].expand(6, -1, -1, -1)
+    clips.clips = [replace(clips[0], latents=still)]
+    (plain, timesteps), (leant, same) = inputs(0.0), inputs(0.5)
+    assert torch.equal(timesteps, same)
+    alphas = pipe.components.scheduler.alphas_cumprod
+    signal, spread = (part[timesteps].sqrt().view(-1, 1, 1, 1, 1) for part in (alphas, 1 - alphas))
+    lean, opening = noise_lean(0.5, alphas), still[0].float()[None, :, None]
+    noise = (plain - signal * opening) / spread
+    expected = signal * opening + spread * (lean * opening + (1 - lean**2) ** 0.5 * noise)
+    torch.testing.assert_close(leant, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_v2v_and_other_priors_lean_nowhere(pipe: MagicVideoPipeline) -> None:
+    leant = change(pipe.config, "i2v", prior="mixed", prior_strength=0.4)
+    bare = recipe_of("i2v", pipe).model_copy(update={"prior_strength": None})
+    assert resolve(bare, leant).prior_strength == 0.4
+    assert resolve(bare, change(leant, "i2v", prior="none")).prior_strength is None
+    assert resolve(bare.model_copy(update={"part": "v2v"}), leant).prior_strength is None
 
 
 def test_dropped_text_and_images_are_those_of_guidance(pipe: MagicVideoPipeline) -> None:

@@ -91,7 +91,7 @@ def call(components: Components, reference: Reference, **changes: Any) -> dict[s
         "num_inference_steps": 4,
         "strength": 0.5,
         "generator": torch.Generator().manual_seed(0),
-        "ip_adapter_image_embeds": reference.embeds(components.image_encoder, True),
+        "ip_adapter_image_embeds": reference.embeds(components.image_encoder, "text and image"),
         "conditioning_frames": [reference.image] * 3,
         "output_type": "pt",
     } | changes
