@@ -7,7 +7,6 @@ was interrupted resumes. What a stage needs from another it reads from that stag
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from magicvideo.backbone import extract_motion_adapter, inflate, zero_motion_out
 from magicvideo.components import Components, forget_origins, load_components, save_components
 from magicvideo.errors import MagicVideoError
 from magicvideo.noise_prior import MIXED_SHARE
-from magicvideo.pipeline import MagicVideoPipeline, check_device
+from magicvideo.pipeline import CONFIG_FILE, MagicVideoPipeline, check_device
 from magicvideo.presets import SPRITES
 from magicvideo.sprites import architecture
 from magicvideo.sprites.evaluation import held_out_scenes
@@ -130,7 +129,7 @@ def train_stage(stage: str, root: Path, checkpoint: Path, device: str = "cpu") -
 
 
 def assemble(root: Path, folder: Path) -> None:
-    """Write the trained parts as a checkpoint in float16, with recipes and digests beside them."""
+    """Write the trained parts as a checkpoint in float16, with the preset's settings, recipes and digests."""
     interpolator = _existing(root / "interpolator" / "model")
     i2v, v2v = _load_video(root, "leaning"), _load_video(root, "v2v")
     like = architecture.build_motion_adapter()
@@ -160,6 +159,7 @@ def assemble(root: Path, folder: Path) -> None:
     shutil.copytree(_existing(root / "openings" / "model"), temporary / "judge")
     forget_origins(temporary)
     shutil.copytree(interpolator, temporary / "interpolator", dirs_exist_ok=True)  # with its recipe
+    write_json(temporary / CONFIG_FILE, SPRITES.to_dict())  # whoever reads it puts its own place in
     digests = {
         str(path.relative_to(temporary)): sha256_of(path) for path in sorted(temporary.rglob("*.safetensors"))
     }
@@ -170,7 +170,7 @@ def assemble(root: Path, folder: Path) -> None:
 
 def _sheet(root: Path, checkpoint: Path) -> None:
     """Draw ``contact-sheet.jpg``: what every stage of the checkpoint makes of held-out prompts."""
-    pipe = MagicVideoPipeline.from_config(replace(SPRITES, checkpoint=str(_existing(checkpoint))))
+    pipe = MagicVideoPipeline.from_pretrained(str(_existing(checkpoint)))
     prompts = [scene.caption for scene in held_out_scenes(SHEET_ROWS, 1)]
     draw(pipe, prompts).save(root / "contact-sheet.jpg", quality=88)
 
